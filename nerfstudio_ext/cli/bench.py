@@ -1,0 +1,43 @@
+"""`nsx bench`: how fast the kernels are on this machine, against the plain reference, in one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from ..errors import UserError
+from .console import Output
+from .options import CommonOptions
+from .parsing import did_you_mean
+
+SUBJECTS = ("cpu",)
+
+
+@dataclass(frozen=True)
+class BenchOptions(CommonOptions):
+    """Options of `nsx bench`."""
+
+    subject: tyro.conf.Positional[str] = "cpu"
+    """What to measure: cpu."""
+
+
+def options_for(argv: list[str]) -> tuple[type[BenchOptions], list[str]]:
+    """One kind of options."""
+    return BenchOptions, argv
+
+
+def run(options: BenchOptions, out: Output) -> None:
+    """Measure, print the ratios."""
+    if options.subject not in SUBJECTS:
+        hint = did_you_mean(options.subject, SUBJECTS)
+        raise UserError(
+            f"'{options.subject}' cannot be measured{hint}", where="nsx bench", fix=f"Use one of: {', '.join(SUBJECTS)}"
+        )
+    from ..bench import bench_cpu
+
+    with out.progress() as progress:
+        result = bench_cpu(progress)
+    out.box("Ratios against the reference (larger is faster)", {k: f"{v:.2f} x" for k, v in result["ratios"].items()})
+    out.box("Rates", {k: f"{v:,.0f}" for k, v in result.items() if isinstance(v, (int, float)) and k != "schema"})
+    out.result(result)

@@ -1,0 +1,102 @@
+"""`nsx eval`: a finished run against the photos it was not trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from ..errors import UserError
+from .console import Output
+from .options import CommonOptions, one_of
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..scenes.model import Scene, SceneMeta
+    from ..training.config import SceneSource
+
+
+@dataclass(frozen=True)
+class EvalOptions(CommonOptions):
+    """Options of `nsx eval`."""
+
+    run: tyro.conf.Positional[Path | None] = None
+    """Run folder, or a folder that holds runs: the newest is taken."""
+
+    split: Literal["test", "val", "train"] = "test"
+    """Which photos."""
+
+    max_images: int | None = None
+    """At most so many photos, spread evenly (default: all)."""
+
+    output_dir: Path | None = None
+    """Where renders and error maps go (default: renders/eval-SPLIT in the run)."""
+
+    capture: Path | None = None
+    """The capture, if it has moved since training."""
+
+    checkpoint: int | None = None
+    """Step of the checkpoint (default: the newest)."""
+
+
+def options_for(argv: list[str]) -> tuple[type[EvalOptions], list[str]]:
+    """One kind of options."""
+    return EvalOptions, argv
+
+
+def run(options: EvalOptions, out: Output) -> None:
+    """Evaluate, print a table, write pictures."""
+    source = one_of("eval", "RUN", options.run)
+
+    from ..methods import method_name
+    from ..training.evaluate import evaluate
+    from ..training.runs import open_run
+
+    opened = open_run(source, checkpoint=options.checkpoint)
+    folder = options.output_dir or opened.path / "renders" / f"eval-{options.split}"
+    with out.progress() as progress:
+        scene = scene_of_run(opened.config.source, opened.meta, progress, capture=options.capture)
+        result = evaluate(
+            opened.renderer(),
+            scene,
+            options.split,
+            options.max_images,
+            folder,
+            method=method_name(opened.config.method),
+            progress=progress,
+        )
+    out.box(
+        f"{opened.path}, step {opened.step}, {options.split} photos",
+        {score.file: f"{score.psnr:6.2f} dB   SSIM {score.ssim:.4f}" for score in result.per_image},
+    )
+    perceptual = "" if result.lpips is None else f"   LPIPS {result.lpips:.4f}"
+    out.say(f"\nmean of {len(result.per_image)}: {result.psnr:.2f} dB   SSIM {result.ssim:.4f}{perceptual}")
+    out.say(f"pictures: {folder}")
+    out.result(result.to_json() | {"run": opened.path, "step": opened.step, "pictures": folder})
+
+
+def scene_of_run(source: SceneSource, meta: SceneMeta, progress: Progress, *, capture: Path | None = None) -> Scene:
+    """The photos of a run, read as they were for training, with the cameras and the frame that the run knows.
+
+    Raises:
+        UserError: if the capture is gone or holds other photos.
+    """
+    from ..scenes import load_scene
+
+    path = capture or Path(source.path)
+    if not path.exists():
+        raise UserError("the capture of this run is not there", where=path, fix="Restore it, or name it with --capture")
+    scene = load_scene(
+        path, downscale=source.downscale, max_side=source.max_side, split_every=source.split_every, progress=progress
+    )
+    if scene.meta.image_names != meta.image_names:
+        raise UserError(
+            f"the capture holds other photos than in training ({len(scene.meta.image_names)}, then "
+            f"{len(meta.image_names)})",
+            where=path,
+            fix="Restore them, or train a new run",
+        )
+    return dataclasses.replace(scene, meta=meta)

@@ -1,0 +1,45 @@
+"""The two errors a user can meet: bad input, and a back end that is not there."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can fix; the command line prints it in one line and exits with 2.
+
+    Args:
+        what: What was found, with numbers ("2 usable photos; at least 8 are needed").
+        where: File, option or place the message is about; empty when there is none.
+        fix: What to do, as an imperative sentence.
+    """
+
+    def __init__(self, what: str, *, where: object = "", fix: str = "") -> None:
+        self.what = what
+        self.where = str(where)
+        self.fix = fix
+        super().__init__(self.line)
+
+    @property
+    def line(self) -> str:
+        """The whole message on one line: `where: what. fix.`"""
+        head = f"{self.where}: " if self.where else ""
+        tail = f" {_sentence(self.fix)}" if self.fix else ""
+        return " ".join(f"{head}{_sentence(self.what)}{tail}".split())
+
+
+class BackendUnavailable(UserError):
+    """An explicitly requested kernel back end that this machine cannot run.
+
+    Args:
+        op: Name of the operation, such as `composite`.
+        backend: The back end asked for.
+        reason: Why it is not available.
+        fix: How to get it, or what to use instead.
+    """
+
+    def __init__(self, op: str, backend: str, reason: str, fix: str) -> None:
+        self.op, self.backend, self.reason = op, backend, reason
+        super().__init__(f"back end '{backend}' is not available: {reason}", where=op, fix=fix)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,0 +1,95 @@
+"""The scene methods: the union of their configs, how a config becomes a method, and configs as JSON.
+
+Adding a method is one file in this folder, one name in `MethodConfig` and one line in `builtin_methods`. Packages
+outside offer methods through the entry-point group `nerfstudio_ext.methods`: each entry loads to a `MethodEntry`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .config_json import config_from_data, config_to_data, did_you_mean
+from .ngp import Ngp, NgpConfig
+
+if TYPE_CHECKING:
+    from ..scenes.model import SceneMeta
+    from .protocol import Method
+
+
+MethodConfig = NgpConfig
+"""The settings of any method; a union as soon as there are two."""
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One kind of method.
+
+    Attributes:
+        name: The word on the command line and in run folders.
+        config: Its frozen config dataclass; every field has a default.
+        build: `build(config, meta, seed=...)` makes an untrained method on the CPU.
+    """
+
+    name: str
+    config: type
+    build: Callable[..., Method]
+
+
+@functools.cache
+def known_methods() -> dict[str, MethodEntry]:
+    """All methods by name, ours first; an outside package cannot replace one of ours."""
+    found = {"ngp": MethodEntry("ngp", NgpConfig, Ngp)}
+    for point in entry_points(group="nerfstudio_ext.methods"):
+        if point.name not in found:
+            found[point.name] = point.load()
+    return found
+
+
+def method_name(config: object) -> str:
+    """The name of the method a config belongs to."""
+    for entry in known_methods().values():
+        if type(config) is entry.config:
+            return entry.name
+    raise TypeError(f"{type(config).__name__} is not the config of a known method")
+
+
+def build(config: object, meta: SceneMeta, *, seed: int = 0, device: torch.device | str = "cpu") -> Method:
+    """Make an untrained method for a scene.
+
+    Args:
+        config: A `MethodConfig`.
+        meta: The scene's cameras, box and background; no pixels are needed.
+        seed: Seeds all of the method's random generators.
+        device: Where its tensors live.
+    """
+    method = known_methods()[method_name(config)].build(config, meta, seed=seed)
+    return method.to(device) if isinstance(method, nn.Module) else method
+
+
+def config_to_json(config: object) -> dict[str, Any]:
+    """A method config as JSON data; the key "name" says which method it is."""
+    return {"name": method_name(config), **config_to_data(config)}
+
+
+def config_from_json(data: object, *, where: str = "config.json: method") -> Any:
+    """The method config that `config_to_json` wrote.
+
+    Raises:
+        UserError: for an unknown method, an unknown setting (with the nearest known one) or a wrong type.
+    """
+    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
+        raise UserError("no method is named", where=where)
+    entry = known_methods().get(data["name"])
+    if entry is None:
+        raise UserError(
+            f"unknown method '{data['name']}'", where=where, fix=did_you_mean(data["name"], known_methods())
+        )
+    return config_from_data(entry.config, {k: v for k, v in data.items() if k != "name"}, where=where)

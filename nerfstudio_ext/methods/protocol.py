@@ -1,0 +1,76 @@
+"""What every scene method offers to the trainer, the renderer and the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from ..rays import RayOutputs, Rays
+from ..scenes.pixel_sampler import PixelBatch
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share one optimiser setting.
+
+    Attributes:
+        name: For logs and checkpoints.
+        params: The parameters.
+        lr: Peak learning rate.
+        eps: Adam's epsilon.
+        betas: Adam's betas.
+        weight_decay: Decoupled weight decay.
+    """
+
+    name: str
+    params: tuple[nn.Parameter, ...]
+    lr: float
+    eps: float = 1e-15
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+
+
+class Method(Protocol):
+    """A trainable scene representation. Implementations are `nn.Module`s by composition, with no base class of ours.
+
+    All rays are in the training frame of the scene the method was built for.
+    """
+
+    n_rays: int
+    """Rays the method wants in its next training batch; may change after each step."""
+
+    def param_groups(self) -> list[ParamGroup]:
+        """The parameters to optimise."""
+
+    def lr_factor(self, progress: float) -> float:
+        """Learning-rate factor at `progress` 0..1 of the planned training."""
+
+    def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
+        """Named losses of one batch; the trainer sums them and calls backward.
+
+        The entry "mse" is the mean squared colour error for the PSNR display; it carries no gradient and is not summed.
+        """
+
+    def after_step(self, step: int) -> None:
+        """Housekeeping after the optimiser step: occupancy refresh, averages, schedules."""
+
+    def render_rays(self, rays: Rays) -> RayOutputs:
+        """Evaluate rays with the present weights; no gradients."""
+
+    def snapshot(self) -> Callable[[Rays], RayOutputs]:
+        """`render_rays` over a frozen copy of the weights, safe to call from another thread while training goes on."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Numbers worth logging: occupancy, samples per ray."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """All state as tensors, random generators included: what resume needs to be bit-equal."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> object:
+        """Restore `state_dict()`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters."""

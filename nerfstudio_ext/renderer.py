@@ -1,0 +1,129 @@
+"""The one window through which the viewer and the exporters see a scene: a camera goes in, a frame comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .cameras import Camera
+from .rays import RayOutputs, Rays
+
+RenderRays = Callable[[Rays], RayOutputs]
+EMPTY_ALPHA = 0.05
+"""Below this opacity a pixel has no depth: it shows background."""
+
+
+class Cancelled(Exception):
+    """Raised inside `Renderer.render` when its cancel token was set; the frame is not finished."""
+
+
+class CancelToken:
+    """A flag that one thread sets and a running render checks between chunks."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def cancel(self) -> None:
+        """Ask the render that holds this token to stop."""
+        self._is_set = True
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._is_set
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the token was set."""
+        if self._is_set:
+            raise Cancelled
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One rendered picture, on the CPU, float32.
+
+    Attributes:
+        rgb: Colours 0..1 with the background added.
+        depth: Ray length in scene units, `inf` where the ray sees nothing.
+        alpha: Opacity 0..1, or None where the method has none.
+        version: Version of the weights it was rendered from; grows while training goes on.
+    """
+
+    rgb: Float[Tensor, "H W 3"]
+    depth: Float[Tensor, "H W"]
+    alpha: Float[Tensor, "H W"] | None
+    version: int = 0
+
+
+class Renderer(Protocol):
+    """Renders cameras given in the training frame of a scene."""
+
+    background: tuple[float, float, float]
+
+    def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
+        """Render one picture; raises `Cancelled` when the token is set meanwhile."""
+
+
+class HasDensity(Protocol):
+    """What mesh and point export need beyond a `Renderer`."""
+
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Density per scene unit at world positions."""
+
+
+class RayRenderer:
+    """A `Renderer` over any function from rays to outputs, in chunks, cancellable between chunks.
+
+    Args:
+        render_rays: The method's evaluation function; no gradients are kept.
+        background: Colour behind the scene, 0..1.
+        chunk: Rays per call. About 10 ms of work keeps a viewer responsive.
+        version: Version of the weights behind `render_rays`.
+        device: Where the rays go.
+    """
+
+    def __init__(
+        self,
+        render_rays: RenderRays,
+        background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        chunk: int = 4096,
+        version: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.render_rays = render_rays
+        self.background = background
+        self.chunk = chunk
+        self.version = version
+        self.device = torch.device(device)
+
+    def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
+        """Render one picture; see `Renderer.render`."""
+        outputs = []
+        with torch.no_grad():
+            rays = camera.rays().to(self.device)
+            for start in range(0, len(rays), self.chunk):
+                if cancel is not None:
+                    cancel.check()
+                outputs.append(self.render_rays(rays[start : start + self.chunk]))
+            return self._frame(camera, outputs)
+
+    def _frame(self, camera: Camera, outputs: list[RayOutputs]) -> Frame:
+        shape = (camera.height, camera.width)
+        rgb = torch.cat([o.rgb for o in outputs])
+        depth = torch.cat([o.depth for o in outputs])
+        alphas = [o.alpha for o in outputs if o.alpha is not None]
+        alpha = torch.cat(alphas) if alphas else None
+        if alpha is not None:
+            background = torch.tensor(self.background, dtype=rgb.dtype, device=rgb.device)
+            rgb = rgb + (1 - alpha[:, None]) * background
+            depth = torch.where(alpha > EMPTY_ALPHA, depth / alpha.clamp_min(EMPTY_ALPHA), torch.inf)
+        return Frame(
+            rgb=rgb.clamp(0, 1).reshape(*shape, 3).cpu(),
+            depth=depth.reshape(shape).cpu(),
+            alpha=None if alpha is None else alpha.clamp(0, 1).reshape(shape).cpu(),
+            version=self.version,
+        )

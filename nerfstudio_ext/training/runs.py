@@ -1,0 +1,274 @@
+"""Run folders: where a training run keeps everything it knows, and how a finished one is opened again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from .. import methods
+from ..errors import UserError
+from ..methods.config_json import changed_settings
+from ..methods.protocol import Method
+from ..renderer import RayRenderer
+from ..scenes.model import SceneMeta
+from ..scenes.scene_json import read_scene_json, write_scene_json
+from ..strict_json import read_json
+from .checkpoints import chosen_checkpoint, newest_checkpoint, remove_leftovers
+from .config import RunConfig
+from .run_lock import RunLock
+
+logger = logging.getLogger(__name__)
+_MAX_CONFIG_BYTES = 4 << 20
+_FRESH_NAMES = 1000
+
+
+class Run:
+    """A run folder that this process may write to. Use it as a context manager, or call `close`.
+
+    Attributes:
+        path: The folder: `outputs/<scene>/<method>/<timestamp>`.
+        config: What config.json says.
+        was_cut_short: The process that wrote here before ended without closing the run.
+    """
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+        self._lock = RunLock(path / "lock")
+        self.was_cut_short = self._lock.acquire()
+        self._log: logging.Handler | None = None
+        try:
+            remove_leftovers(self.checkpoints)
+            self._log = _log_to(path / "log.txt")
+        except OSError as error:
+            self.close()
+            raise UserError(f"the run folder cannot be written: {error.strerror}", where=path) from error
+
+    @classmethod
+    def create(cls, output_dir: Path, config: RunConfig, meta: SceneMeta) -> Run:
+        """Make a fresh run folder below `output_dir` with its config.json and scene.json; nothing is overwritten.
+
+        Raises:
+            UserError: if the folder cannot be made or written.
+        """
+        parent = output_dir / _safe_name(meta.name) / methods.method_name(config.method)
+        try:
+            path = _fresh_folder(parent)
+        except OSError as error:
+            raise UserError(
+                f"no run folder can be made there: {error.strerror}", where=parent, fix="Choose another --output-dir"
+            ) from error
+        run = cls(path, config)
+        try:
+            write_json(path / "config.json", config.to_json())
+            write_scene_json(meta, path / "scene.json")
+        except OSError as error:
+            run.close()
+            raise UserError(
+                f"cannot be written: {error.strerror}", where=path, fix="Choose another --output-dir"
+            ) from error
+        logger.info("run %s: %s, %s", path, meta.kind, config.version)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open an existing run to go on writing to it; takes the same paths as `find_run`.
+
+        Raises:
+            UserError: if it is not a run, is damaged, or another process is using it.
+        """
+        folder = find_run(path)
+        return cls(folder, read_run_config(folder))
+
+    def scene_meta(self) -> SceneMeta:
+        """The capture as the run knows it."""
+        return read_scene_json(self.path / "scene.json")
+
+    def change_config(self, config: RunConfig) -> list[str]:
+        """Take over changed settings for the rest of the run and note the differences in config.json."""
+        before, now = self.config.to_json(), config.to_json()
+        lines = [line for line in changed_settings(before, now) if not line.startswith("changes ")]
+        if lines:
+            self.config = replace(config, changes=(*self.config.changes, *lines))
+            write_json(self.path / "config.json", self.config.to_json())
+        return lines
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The file with one JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    def close(self) -> None:
+        """Give the folder back to others."""
+        if self._log is not None:
+            logging.getLogger("nerfstudio_ext").removeHandler(self._log)
+            self._log.close()
+            self._log = None
+        self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A trained method, ready to render; nothing in its folder will be written.
+
+    Attributes:
+        path: The run folder.
+        config: What config.json says.
+        meta: The capture without its pixels.
+        method: With the weights of the checkpoint.
+        step: Training steps behind the weights.
+        skipped: One line for each newer checkpoint that was damaged.
+    """
+
+    path: Path
+    config: RunConfig
+    meta: SceneMeta
+    method: Method
+    step: int
+    skipped: tuple[str, ...] = ()
+
+    def renderer(self) -> RayRenderer:
+        """The run seen through the one window of viewer and exporters."""
+        device = next(iter(self.method.parameters())).device
+        return RayRenderer(self.method.render_rays, self.meta.background, version=self.step, device=device)
+
+
+def open_run(path: Path, *, checkpoint: int | None = None, device: torch.device | str = "cpu") -> OpenedRun:
+    """Load a run's newest intact checkpoint, or the one of a given step.
+
+    Args:
+        path: A run folder, a file in it, or a folder that holds runs (the newest is taken).
+        checkpoint: Step of the checkpoint.
+        device: Where the weights go.
+    Raises:
+        UserError: if there is no run, or no intact checkpoint, or the weights do not fit the config.
+    """
+    folder = find_run(path)
+    config = read_run_config(folder)
+    meta = read_scene_json(folder / "scene.json")
+    skipped: list[str] = []
+    if checkpoint is None:
+        loaded, skipped = newest_checkpoint(folder / "checkpoints", with_trainer=False)
+    else:
+        loaded = chosen_checkpoint(folder / "checkpoints", checkpoint, with_trainer=False)
+    for line in skipped:
+        logger.warning("skipped a damaged checkpoint: %s Using step %d.", line, loaded.step)
+    method = methods.build(config.method, meta, seed=config.train.seed, device=device)
+    load_weights(method, loaded.weights, where=loaded.folder)
+    return OpenedRun(folder, config, meta, method, loaded.step, tuple(skipped))
+
+
+def load_weights(method: Method, weights: dict[str, torch.Tensor], *, where: Path) -> None:
+    """Load a method's state after comparing names, shapes and types with what the method has.
+
+    Raises:
+        UserError: naming the first tensor that does not fit.
+    """
+    expected = method.state_dict()
+    for name, tensor in expected.items():
+        found = weights.get(name)
+        if found is None:
+            raise UserError(f"tensor '{name}' is missing", where=where, fix="It was made by another version or method")
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            raise UserError(
+                f"'{name}': expected {_kind(tensor)}, got {_kind(found)}",
+                where=where,
+                fix="It was made with other settings",
+            )
+    extra = sorted(weights.keys() - expected.keys())
+    if extra:
+        raise UserError(f"tensor '{extra[0]}' is unknown", where=where, fix="It was made by another version or method")
+    method.load_state_dict(weights)
+
+
+def find_run(path: Path) -> Path:
+    """The run folder meant by a path: itself, the folder of a file in it, or the newest run below it.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not path.exists():
+        raise UserError("no such run", where=path, fix="Pass a run folder, such as outputs/SCENE/ngp/TIMESTAMP")
+    folder = path if path.is_dir() else path.parent
+    for candidate in (folder, *folder.parents[:2]):
+        if (candidate / "config.json").is_file() and (candidate / "scene.json").is_file():
+            return candidate
+    below = [p.parent for depth in ("*", "*/*", "*/*/*") for p in folder.glob(f"{depth}/config.json")]
+    runs = [p for p in below if (p / "scene.json").is_file()]
+    if not runs:
+        raise UserError(
+            "not a run folder: it has no config.json and scene.json", where=path, fix="Pass outputs/SCENE/ngp/TIMESTAMP"
+        )
+    return max(runs, key=lambda p: (p / "config.json").stat().st_mtime)
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """Read and check a run's config.json."""
+    path = folder / "config.json"
+    return RunConfig.from_json(read_json(path, _MAX_CONFIG_BYTES), where=str(path))
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON so that the file is always either the old one or the whole new one."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fresh_folder(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y-%m-%d_%H%M%S")
+    for n in range(_FRESH_NAMES):
+        path = parent / (stamp if n == 0 else f"{stamp}-{n + 1}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(17, "too many runs of the same second", str(parent))
+
+
+def _safe_name(name: str) -> str:
+    """A folder name from a capture's name: no separators, not hidden, not empty."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip(".-")[:80] or "scene"
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _log_to(path: Path) -> logging.Handler:
+    handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("nerfstudio_ext")
+    root.addHandler(handler)
+    if root.level == logging.NOTSET:
+        root.setLevel(logging.INFO)
+    return handler

@@ -1,0 +1,68 @@
+"""Every method trains two steps, saves, loads and renders the same picture. No method is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from nerfstudio_ext import methods
+from nerfstudio_ext.methods.ngp import NgpConfig
+
+from .ball_scene import BallSampler, make_meta
+
+SMALL = {"ngp": NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, color_hidden=16, grid_size=32)}
+"""A size at which two steps take a moment; a method without an entry is tested as it comes."""
+
+
+def small_config(name: str):
+    return SMALL.get(name) or methods.known_methods()[name].config()
+
+
+@pytest.mark.parametrize("name", sorted(methods.known_methods()))
+def test_trains_saves_loads_and_renders(name: str):
+    meta = make_meta()
+    sampler = BallSampler(meta)
+    method = methods.build(small_config(name), meta, seed=3, device="cpu")
+    optimizer = torch.optim.Adam([{"params": list(g.params), "lr": g.lr} for g in method.param_groups()])
+    before = [p.detach().clone() for p in method.parameters()]
+    for step in range(2):
+        batch = sampler.next(method.n_rays)
+        losses = method.train_step(sampler.rays(batch), batch, step)
+        total = sum(value for key, value in losses.items() if key != "mse")
+        assert torch.isfinite(total)
+        assert torch.isfinite(losses["mse"]) and not losses["mse"].requires_grad
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        method.after_step(step)
+    assert any(not torch.equal(a, b) for a, b in zip(before, method.parameters(), strict=True))
+    twin = methods.build(small_config(name), meta, seed=4, device="cpu")
+    twin.load_state_dict({key: value.clone() for key, value in method.state_dict().items()})
+    rays = meta.training_cameras()[0].rays()
+    first, second, frozen = method.render_rays(rays), twin.render_rays(rays), method.snapshot()(rays)
+    for other in (second, frozen):
+        assert torch.equal(first.rgb, other.rgb)
+        assert torch.equal(first.depth, other.depth)
+
+
+@pytest.mark.parametrize("name", sorted(methods.known_methods()))
+def test_a_snapshot_does_not_follow_training(name: str):
+    meta = make_meta()
+    method = methods.build(small_config(name), meta, seed=3, device="cpu")
+    rays = meta.training_cameras()[0].rays()
+    frozen = method.snapshot()
+    before = frozen(rays).rgb
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(frozen(rays).rgb, before)
+    assert not torch.equal(method.render_rays(rays).rgb, before)
+
+
+def test_the_settings_survive_json():
+    for name in methods.known_methods():
+        config = small_config(name)
+        assert methods.config_from_json(methods.config_to_json(config)) == config
+        assert dataclasses.is_dataclass(config)
