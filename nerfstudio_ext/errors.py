@@ -1,4 +1,4 @@
-"""The two errors a user can meet: bad input, and a back end that is not there."""
+"""The errors a user can meet: bad input, a back end that is not there, training that went astray."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class BackendUnavailable(UserError):
     def __init__(self, op: str, backend: str, reason: str, fix: str) -> None:
         self.op, self.backend, self.reason = op, backend, reason
         super().__init__(f"back end '{backend}' is not available: {reason}", where=op, fix=fix)
+
+
+class TrainingFailed(Exception):
+    """Training cannot go on; the last good checkpoint is kept. The text is one line; the command line exits with 1."""
 
 
 def _sentence(text: str) -> str:

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, Protocol, cast
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import TrainingFailed, UserError
 from .console import Output
 from .environment import configure_threads
 from .parsing import did_you_mean, parse
@@ -101,6 +101,8 @@ def _guarded(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except UserError as error:
         return _report(error.line, 2, debug)
+    except TrainingFailed as failure:
+        return _report(str(failure), 1, debug)
     except BrokenPipeError:  # the reader of our output has gone, as in `nsx ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

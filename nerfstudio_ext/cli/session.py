@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import TrainingFailed
 from .console import LineProgress, Output, TerminalProgress, clock
 from .view import wait_for_interrupt
 
@@ -82,7 +82,6 @@ class Session:
                 self.viewer.close()
 
     def _train(self, resume: bool) -> TrainResult:
-        from ..training.guard import TrainingFailed
         from ..training.trainer import Trainer
 
         config = self.run.config.train
@@ -95,8 +94,7 @@ class Session:
         try:
             return trainer.train()
         except TrainingFailed as failure:
-            fix = "The last good checkpoint is kept; try a lower --lr"
-            raise UserError(str(failure), where=self.run.path, fix=fix) from failure
+            raise TrainingFailed(f"{self.run.path}: {failure}") from failure
 
     def _start_viewer(self) -> ViewerServer:
         from ..kernels import set_threads
@@ -188,7 +186,7 @@ class Session:
         """report.html: curves, held-out views beside the truth, cameras, settings, timings."""
         from ..training.machine import describe_machine
         from ..training.metrics_log import read_metrics
-        from ..training.report import ReportContent, report_views, write_report
+        from ..training.report import ReportContent, report_views, training_notes, write_report
 
         seconds = {name.removesuffix("_seconds").replace("_", " "): value for name, value in self.seconds.items()}
         seconds |= {"compiling": result.compile_seconds, "training": result.train_seconds}
@@ -203,6 +201,7 @@ class Session:
             evaluation=scores,
             views=views,
             machine=describe_machine(),
+            notes=training_notes(result),
         )
         return write_report(self.run.path / "report.html", content)
 

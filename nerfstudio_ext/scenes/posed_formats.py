@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
+from ..strict_json import JsonObject, as_number, as_numbers, as_text, as_texts, read_json
 from .ply_points import read_ply_points
 from .posed_capture import (
     FrameHints,
@@ -25,7 +26,6 @@ from .posed_capture import (
     missing_pictures,
     resolve_inside,
 )
-from .strict_json import JsonObject, as_number, as_numbers, as_text, as_texts, read_json
 from .transforms_lens import read_intrinsics
 
 MAX_FRAMES = 100_000

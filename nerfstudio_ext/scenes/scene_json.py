@@ -14,10 +14,10 @@ import torch
 from ..cameras import Camera, Cameras
 from ..errors import UserError
 from ..lenses import LENS_KINDS, N_LENS_PARAMS, Lens
+from ..strict_json import JsonObject, as_number, as_numbers, as_text, read_json
 from .model import SceneFrame, SceneMeta, Split
 from .posed_capture import check_pose
 from .posed_formats import read_matrix
-from .strict_json import JsonObject, as_number, as_numbers, as_text, read_json
 
 SCHEMA = 1
 MAX_POINT_BYTES = 2**28

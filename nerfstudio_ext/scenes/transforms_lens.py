@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..lenses import Lens
+from ..strict_json import as_number, as_numbers, as_text
 from .posed_capture import Intrinsics
-from .strict_json import as_number, as_numbers, as_text
 
 PERSPECTIVE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE")
 RADIAL_MODELS = ("SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")

@@ -17,10 +17,6 @@ _TRUST_AFTER = 20
 """Steps before the running mean means anything."""
 
 
-class TrainingFailed(Exception):
-    """Training cannot go on; the last good checkpoint is kept. The text is one line for the user."""
-
-
 class Verdict(Enum):
     """What to do with a step."""
 

@@ -136,8 +136,8 @@ def report_views(
         truth = (truth_image(scene, score.position) * 255).round().to(torch.uint8).numpy()
         if render is None or render.shape != truth.shape:
             continue
-        difference = torch.from_numpy(render).float() - torch.from_numpy(truth).float()
-        error = color_error(difference.abs().mean(-1) / 255)
+        difference = np.abs(render.astype(np.float32) - truth).mean(-1)
+        error = color_error(torch.from_numpy(difference / 255))
         pictures = (truth, render, (error * 255).round().to(torch.uint8).numpy())
         is_tall = truth.shape[0] > truth.shape[1]
         photo, drawn, wrong = map(_jpeg, pictures)

@@ -10,10 +10,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..errors import TrainingFailed
 from ..methods.protocol import Method
 from ..rays import Rays
 from ..scenes.pixel_sampler import PixelBatch
-from .guard import StepGuard, TrainingFailed, Verdict
+from .guard import StepGuard, Verdict
 from .runs import load_weights
 from .tensor_checks import all_finite
 from .train_state import (

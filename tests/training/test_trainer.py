@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfstudio_ext.errors import UserError
+from nerfstudio_ext.errors import TrainingFailed, UserError
 from nerfstudio_ext.progress import TrainStatus
 from nerfstudio_ext.renderer import Renderer
 from nerfstudio_ext.training import checkpoints as ck
 from nerfstudio_ext.training import trainer as trainer_module
 from nerfstudio_ext.training.config import TrainConfig
-from nerfstudio_ext.training.guard import StepGuard, TrainingFailed, Verdict
+from nerfstudio_ext.training.guard import StepGuard, Verdict
 from nerfstudio_ext.training.metrics_log import read_metrics
 from nerfstudio_ext.training.trainer import Trainer
 from tests.training.tiny import everything, tiny_trainer
