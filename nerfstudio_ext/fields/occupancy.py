@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..cameras import Camera, Cameras
-from ..kernels import pack_bits
+from ..kernels import count_bits, pack_bits
 from ..kernels.layouts import BLOCK
 
 SWEEP_STEPS = frozenset((16, 32, 48, 64, 96, 128, 160, 192, 224))
@@ -18,7 +18,9 @@ SWEEP_STEPS = frozenset((16, 32, 48, 64, 96, 128, 160, 192, 224))
 REFRESH_FROM, REFRESH_EVERY = 256, 16
 DECAY = 0.95
 SHARE = 32
-"""A refresh looks at one cell in so many at random, and at as many of the occupied ones."""
+"""A refresh looks at one reachable cell in so many at random, and at as many of the occupied ones."""
+MOST_LOOKS = 1 << 17
+"""A refresh looks at no more cells of either kind: large scenes would spend their training on empty space."""
 CHUNK = 1 << 18
 
 DensityFn = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
@@ -52,6 +54,8 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("density", torch.zeros(cells))
         self.register_buffer("reachable", reachable.flatten())
         self.register_buffer("bits", pack_bits(reachable))
+        self._note_reachable()
+        self.register_load_state_dict_post_hook(lambda grid, _: grid._note_reachable())
 
     @torch.no_grad()
     def restrict_to_views(self, cameras: Cameras, near: float) -> None:
@@ -69,7 +73,8 @@ class OccupancyGrid(nn.Module):
         for dim in (1, 2, 3):
             cells = cells.repeat_interleave(BLOCK, dim)
         self.reachable &= cells.flatten()
-        self.bits.copy_(pack_bits(self._shaped(self.reachable)))
+        self._note_reachable()
+        self.bits.copy_(self._reachable_bits)
 
     def occupancy(self) -> kernels.Occupancy:
         """The bits as the kernels take them."""
@@ -78,8 +83,12 @@ class OccupancyGrid(nn.Module):
     @property
     def share(self) -> float:
         """Occupied share of the cells of all cascades."""
-        ones = sum(int(((self.bits >> i) & 1).sum()) for i in range(BLOCK**3))
-        return ones / self.density.numel()
+        return count_bits(self.bits) / self.density.numel()
+
+    def warm_up(self) -> None:
+        """Compile or load the kernels of `update`; changes no state."""
+        kernels.occ_refresh(torch.zeros(1), torch.zeros(1, dtype=torch.int64), torch.zeros(1), 1.0)
+        kernels.occ_select(self._packed(self.density, 0.0), self.grid_size, torch.zeros(0, dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, step: int, density_fn: DensityFn, generator: torch.Generator) -> bool:
@@ -89,12 +98,11 @@ class OccupancyGrid(nn.Module):
         elif step >= REFRESH_FROM and step % REFRESH_EVERY == 0:
             cells = self._some_cells(generator)
             sigmas = self._evaluate(cells, density_fn, generator)
-            self.density.copy_(kernels.occ_refresh(self.density, cells, sigmas, DECAY))
+            kernels.occ_refresh(self.density, cells, sigmas, DECAY, self.density)
         else:
             return False
-        mean = float(self.density.sum() / self.reachable.sum().clamp_min(1))
-        occupied = (self.density > min(self.threshold, mean)) & self.reachable
-        self.bits.copy_(pack_bits(self._shaped(occupied)))
+        mean = float(self.density.sum()) / max(self._n_reachable, 1)
+        self.bits.copy_(self._packed(self.density, min(self.threshold, mean)))
         return True
 
     def _sweep(self, density_fn: DensityFn, generator: torch.Generator) -> None:
@@ -114,16 +122,14 @@ class OccupancyGrid(nn.Module):
         self.density.copy_(shaped.flatten() * self.reachable)
 
     def _some_cells(self, generator: torch.Generator) -> Int64[Tensor, " K"]:
-        n = self.density.numel() // SHARE
-        # One of every SHARE neighbours: ascending cells keep the hash tables' rows in the cache.
-        anywhere = torch.arange(n) * SHARE + torch.randint(SHARE, (n,), generator=generator)
-        occupied = (self.density > self.threshold).nonzero()[:, 0]
-        if len(occupied) > n:
-            stride = len(occupied) / n
-            place = (torch.arange(n) + torch.rand(n, generator=generator)) * stride
-            occupied = occupied[place.long().clamp_max(len(occupied) - 1)]
-        cells = torch.cat([anywhere, occupied])
-        return cells[self.reachable[cells]]
+        """One in `SHARE` of the reachable cells and as many occupied ones, evenly spread; neighbours stay together."""
+        n = min(self._n_reachable // SHARE, MOST_LOOKS)
+        cells = []
+        for words, n_set in ((self._reachable_bits, self._n_reachable), (self.bits, count_bits(self.bits))):
+            k = min(n, n_set)
+            ranks = ((torch.arange(k) + torch.rand(k, generator=generator)) * (n_set / max(k, 1))).long()
+            cells.append(kernels.occ_select(words, self.grid_size, ranks.clamp_max(n_set - 1)))
+        return torch.cat(cells)
 
     def _evaluate(
         self, cells: Int64[Tensor, " K"], density_fn: DensityFn, generator: torch.Generator, cells_per_axis: int = 1
@@ -138,8 +144,14 @@ class OccupancyGrid(nn.Module):
             parts.append(density_fn(unit * edge[:, None]))
         return torch.cat(parts) if parts else torch.zeros(0)
 
-    def _shaped(self, flags: Bool[Tensor, " N"]) -> Bool[Tensor, "C G G G"]:
-        return flags.reshape(self.n_cascades, self.grid_size, self.grid_size, self.grid_size)
+    def _note_reachable(self) -> None:
+        """What follows from `reachable`."""
+        cubes = self.reachable.reshape(self.n_cascades, self.grid_size, self.grid_size, self.grid_size)
+        self._reachable_bits = pack_bits(cubes)
+        self._n_reachable = count_bits(self._reachable_bits)
+
+    def _packed(self, density: Float[Tensor, " N"], threshold: float) -> Int64[Tensor, "C B"]:
+        return kernels.occ_pack(density, self._reachable_bits, self.grid_size, threshold)
 
 
 def _sees(camera: Camera, centres: Float[Tensor, "N 3"], radius: float, near: float) -> Bool[Tensor, " N"]:

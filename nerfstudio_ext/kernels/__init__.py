@@ -29,7 +29,7 @@ from .fused import (
     make_space,
     render_field,
 )
-from .layouts import BLOCK, GridLayout, Marching, pack_bits, unpack_bits
+from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_bits
 
 __all__ = [
     "FieldTensors",
@@ -47,7 +47,10 @@ __all__ = [
     "hash_encode",
     "march",
     "mlp",
+    "count_bits",
+    "occ_pack",
     "occ_refresh",
+    "occ_select",
     "pack_bits",
     "ray_aabb",
     "resolve",
@@ -264,16 +267,18 @@ def occ_refresh(
     cells: Int64[Tensor, " K"],
     sigmas: Float[Tensor, " K"],
     decay: float,
+    out: Float[Tensor, " N"] | None = None,
     *,
     backend: str = "auto",
 ) -> Float[Tensor, " N"]:
     """Decay a density grid and raise the cells where more was seen: `max(old * decay, every new value of the cell)`.
 
     Args:
-        density_grid: Densities of all cells of all cascades; cell `((c * G + z) * G + y) * G + x`. Not modified.
+        density_grid: Densities of all cells of all cascades; cell `((c * G + z) * G + y) * G + x`.
         cells: Cells that were looked at, each in [0, N); may repeat.
         sigmas: Density found in each; NaN counts as 0.
         decay: Factor 0..1 for the old densities.
+        out: Contiguous memory for the new grid; may be `density_grid` itself. None makes a new tensor.
     Returns:
         The new grid.
     Raises:
@@ -283,8 +288,59 @@ def occ_refresh(
     check_shape("density_grid", density_grid, (None,))
     check_shape("cells", cells, (sigmas.shape[0],))
     check_shape("sigmas", sigmas, (None,))
+    if out is None:
+        out = torch.empty_like(density_grid, memory_format=torch.contiguous_format)
+    elif not out.is_contiguous() or out.shape != density_grid.shape or out.dtype != density_grid.dtype:
+        raise ValueError("out must be contiguous and have the shape and type of density_grid")
     tensors = {"density_grid": density_grid, "cells": cells, "sigmas": sigmas}
-    return call("occ_refresh", backend, (density_grid, cells, sigmas, decay), **tensors)
+    return call("occ_refresh", backend, (density_grid, cells, sigmas, decay, out), **tensors)
+
+
+def occ_pack(
+    density_grid: Float[Tensor, " N"],
+    reachable: Int64[Tensor, "C B"],
+    grid_size: int,
+    threshold: float,
+    *,
+    backend: str = "auto",
+) -> Int64[Tensor, "C B"]:
+    """Occupancy bits of a density grid: the reachable cells denser than a threshold; NaN is not.
+
+    Args:
+        density_grid: Densities of N = C * G^3 cells, ordered as in `occ_refresh`.
+        reachable: Bits of the cells that may be occupied at all.
+        grid_size: Cells per axis G, a multiple of 4.
+        threshold: Density above which a cell is occupied; rounded to the type of the grid.
+    Returns:
+        Words as `pack_bits` makes them.
+    Raises:
+        ValueError: if a shape does not fit.
+    """
+    check_shape("density_grid", density_grid, (None,))
+    check_shape("reachable", reachable, (len(density_grid) // grid_size**3, (grid_size // BLOCK) ** 3))
+    if len(density_grid) % grid_size**3:
+        raise ValueError(f"{len(density_grid)} cells are no whole number of cubes of {grid_size}^3")
+    arguments = (density_grid, reachable, grid_size, threshold)
+    return call("occ_pack", backend, arguments, density_grid=density_grid, reachable=reachable)
+
+
+def occ_select(
+    words: Int64[Tensor, "C B"], grid_size: int, ranks: Int64[Tensor, " K"], *, backend: str = "auto"
+) -> Int64[Tensor, " K"]:
+    """Find the cells of the k-th set bits of occupancy words, counting through words and through the bits of each.
+
+    Args:
+        words: Occupancy as `pack_bits` makes it; `count_bits` tells how many bits are set.
+        grid_size: Cells per axis G.
+        ranks: Ascending numbers k, each in [0, set bits); may repeat.
+    Returns:
+        Cell numbers as in `occ_refresh`. Neighbouring ranks give neighbouring cells.
+    Raises:
+        ValueError: if a shape does not fit.
+    """
+    check_shape("words", words, (None, (grid_size // BLOCK) ** 3))
+    check_shape("ranks", ranks, (None,))
+    return call("occ_select", backend, (words, grid_size, ranks), words=words, ranks=ranks)
 
 
 def set_threads(n: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import torch
 from torch import Tensor
@@ -76,17 +75,3 @@ def composite(sigmas: Tensor, rgbs: Tensor, samples: Samples, n_rays: int) -> Ra
 def distortion(weights: Tensor, samples: Samples) -> Tensor:
     """See `kernels.distortion`."""
     return Distortion.apply(weights, samples)
-
-
-def occ_refresh(density_grid: Tensor, cells: Tensor, sigmas: Tensor, decay: float) -> Tensor:
-    """See `kernels.occ_refresh`."""
-    out = density_grid.detach() * decay
-    _raise_cells(out.numpy(), *(t.detach().contiguous().numpy() for t in (cells, sigmas)))
-    return out
-
-
-@nb.njit(nogil=True, cache=True)
-def _raise_cells(grid, cells, sigmas):
-    for i in range(cells.shape[0]):
-        if sigmas[i] > grid[cells[i]]:  # False for NaN
-            grid[cells[i]] = sigmas[i]

@@ -111,6 +111,7 @@ def _row(
 
 _FUSED = "nerfstudio_ext.kernels.reference_fused"
 _CPU_FUSED = "nerfstudio_ext.kernels.cpu_field"
+_CPU_OCCUPANCY = "nerfstudio_ext.kernels.cpu_occupancy"
 
 OPS: dict[str, dict[str, Implementation]] = {
     "hash_encode": _row("hash_encode", in_tcnn=True),
@@ -121,7 +122,9 @@ OPS: dict[str, dict[str, Implementation]] = {
     "weights_of": _row("weights_of", cpu_no_gradient_in=("t_starts", "t_ends"), in_nerfacc=True),
     "composite": _row("composite", cpu_no_gradient_in=("t_starts", "t_ends"), in_nerfacc=True),
     "distortion": _row("distortion", cpu_no_gradient_in=("t_starts", "t_ends"), in_nerfacc=True),
-    "occ_refresh": _row("occ_refresh"),
+    "occ_refresh": _row("occ_refresh", cpu=_CPU_OCCUPANCY),
+    "occ_pack": _row("occ_pack", cpu=_CPU_OCCUPANCY),
+    "occ_select": _row("occ_select", cpu=_CPU_OCCUPANCY),
     "field_step": _row("field_step", reference=_FUSED, cpu=_CPU_FUSED),
     "render_field": _row("render_field", reference=_FUSED, cpu=_CPU_FUSED),
     "field_density": _row("field_density", reference=_FUSED, cpu=_CPU_FUSED),

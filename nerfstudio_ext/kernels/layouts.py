@@ -176,3 +176,11 @@ def unpack_bits(words: Int64[Tensor, "C B"], grid_size: int) -> Bool[Tensor, "C 
     cells = ((words[..., None] >> shifts) & 1).bool()
     split = cells.reshape(n_cascades, blocks, blocks, blocks, BLOCK, BLOCK, BLOCK)
     return split.permute(0, 1, 4, 2, 5, 3, 6).reshape(n_cascades, grid_size, grid_size, grid_size)
+
+
+def count_bits(words: Int64[Tensor, "..."]) -> int:
+    """Number of set bits: the occupied cells of occupancy words. Sums pairs, nibbles and bytes side by side."""
+    x = words - ((words >> 1) & 0x5555555555555555)
+    x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return int(x.contiguous().view(torch.uint8).sum())

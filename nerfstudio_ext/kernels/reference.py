@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..rays import RayOutputs, Rays, Samples
-from .layouts import BLOCK, HASH_PRIMES, GridLayout, Marching
+from .layouts import BLOCK, HASH_PRIMES, GridLayout, Marching, pack_bits
 
 
 def hash_encode(x_unit: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
@@ -177,10 +177,25 @@ def spread(weights: Tensor, middles: Tensor, lengths: Tensor, samples: Samples) 
 
 
 @torch.no_grad()
-def occ_refresh(density_grid: Tensor, cells: Tensor, sigmas: Tensor, decay: float) -> Tensor:
+def occ_refresh(density_grid: Tensor, cells: Tensor, sigmas: Tensor, decay: float, out: Tensor) -> Tensor:
     """See `kernels.occ_refresh`."""
     sigmas = torch.where(sigmas.isnan(), 0, sigmas)
-    return (density_grid * decay).scatter_reduce(0, cells, sigmas, reduce="amax")
+    return out.copy_((density_grid * decay).scatter_reduce(0, cells, sigmas, reduce="amax"))
+
+
+def occ_pack(density_grid: Tensor, reachable: Tensor, grid_size: int, threshold: float) -> Tensor:
+    """See `kernels.occ_pack`."""
+    is_dense = (density_grid.detach() > threshold).reshape(-1, grid_size, grid_size, grid_size)
+    return pack_bits(is_dense) & reachable
+
+
+def occ_select(words: Tensor, grid_size: int, ranks: Tensor) -> Tensor:
+    """See `kernels.occ_select`."""
+    cells = torch.arange(words.numel() * BLOCK**3, device=words.device)
+    per_side = (len(words), grid_size // BLOCK, BLOCK, grid_size // BLOCK, BLOCK, grid_size // BLOCK, BLOCK)
+    by_word = cells.reshape(per_side).permute(0, 1, 3, 5, 2, 4, 6).reshape(words.numel(), BLOCK**3)
+    bits = (words.reshape(-1, 1) >> torch.arange(BLOCK**3, device=words.device)) & 1
+    return by_word[bits.bool()][ranks]
 
 
 def _sum_per_ray(values: Tensor, samples: Samples, n_rays: int) -> Tensor:

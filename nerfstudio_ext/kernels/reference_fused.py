@@ -25,8 +25,10 @@ def render_field(
     """See `kernels.render_field`."""
     half = torch.full_like(rays.t_min, 0.5)
     with torch.no_grad():
-        samples, geo, sigmas, _ = _seen(field, rays, half, occupancy, marching, stop_transmittance)
-        return reference.composite(sigmas, _color(field, geo, rays, samples), samples, len(rays))
+        marched = reference.march(rays, occupancy.bits, occupancy.grid_size, marching, half, None)
+        samples = seen_samples(field, rays, marched, stop_transmittance)
+        geo = _geometry(field, samples.positions(rays))
+        return reference.composite(_density(geo), _color(field, geo, rays, samples), samples, len(rays))
 
 
 def field_step(
@@ -39,12 +41,19 @@ def field_step(
     options: StepOptions,
     max_seen: int,
     space: object | None = None,
+    *,
+    given: Samples | None = None,
 ) -> StepResult:
-    """See `kernels.field_step`. Has no room limit: `max_seen` and `space` are not used."""
+    """See `kernels.field_step`. Has no room limit: `max_seen` and `space` are not used.
+
+    With `given` samples nothing is marched: these are looked at.
+    """
     n_rays = max(len(rays), 1)
-    samples, geo, sigmas, n_marched = _seen(
-        field, rays, jitter, occupancy, options.marching, options.stop_transmittance
-    )
+    if given is None:
+        given = reference.march(rays, occupancy.bits, occupancy.grid_size, options.marching, jitter, None)
+    samples = seen_samples(field, rays, given, options.stop_transmittance)
+    geo = _geometry(field, samples.positions(rays))
+    sigmas = _density(geo)
     rgbs = _color(field, geo, rays, samples)
     fade = torch.ones_like(samples.t_starts)
     if options.near_fade > 0:
@@ -66,7 +75,7 @@ def field_step(
         distortion = reference.spread(weights, middles, ends - starts, samples).sum() / n_rays
     loss = color_loss + options.distortion * distortion
     mse = (predicted - target).square().sum().item() / (3 * n_rays)
-    return StepResult(loss, color_loss.item(), mse, distortion.item(), n_marched, len(samples), 0)
+    return StepResult(loss, color_loss.item(), mse, distortion.item(), len(given), len(samples), 0)
 
 
 def _squeeze(t: Tensor) -> Tensor:
@@ -92,11 +101,8 @@ def _color(field: FieldTensors, geo: Tensor, rays: Rays, samples: Samples) -> Te
     return logits.clamp(-COLOR_LOGIT_MAX, COLOR_LOGIT_MAX).sigmoid()
 
 
-def _seen(
-    field: FieldTensors, rays: Rays, jitter: Tensor, occupancy: Occupancy, marching: Marching, stop: float
-) -> tuple[Samples, Tensor, Tensor, int]:
-    """Samples in front of which some light passes, their geometry outputs and densities, and how many were marched."""
-    marched = reference.march(rays, occupancy.bits, occupancy.grid_size, marching, jitter, None)
+def seen_samples(field: FieldTensors, rays: Rays, marched: Samples, stop_transmittance: float) -> Samples:
+    """The samples in front of which more light than `stop_transmittance` passes."""
     with torch.no_grad():
         sigmas = _density(_geometry(field, marched.positions(rays)))
         depths = sigmas * (marched.t_ends - marched.t_starts)
@@ -104,10 +110,8 @@ def _seen(
         # T_i = w_i / (1 - exp(-sigma_i dt_i)), safe where the sample itself is empty.
         opacity = -torch.expm1(-depths)
         before = torch.where(opacity > 0, weights / opacity.clamp_min(1e-30), torch.ones_like(opacity))
-        keep = before >= stop
+        keep = before >= stop_transmittance
     indices = marched.ray_indices[keep]
     counts = torch.bincount(indices, minlength=len(rays))
     packed = torch.stack([counts.cumsum(0) - counts, counts], 1)
-    samples = Samples(indices, marched.t_starts[keep], marched.t_ends[keep], packed)
-    geo = _geometry(field, samples.positions(rays))
-    return samples, geo, _density(geo), len(marched)
+    return Samples(indices, marched.t_starts[keep], marched.t_ends[keep], packed)

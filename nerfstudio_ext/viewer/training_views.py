@@ -19,8 +19,8 @@ from ..cameras import Camera, Cameras
 MAX_FRUSTUMS = 60
 """Every frustum ships a texture and costs the browser a draw call, and more of them hide the scene."""
 FRUSTUM_SIZE, CLEARANCE = 0.055, 0.3
-"""Size of a frustum, and distance from the eye below which it is hidden, as shares of the cameras' distance to what they
-see: a frustum beside the eye fills half of the page, and the one in which the eye stands all of it."""
+"""Size of a frustum, and distance from the eye below which it is hidden, as shares of the cameras' distance to what
+they see: a frustum beside the eye fills half of the page, and the one in which the eye stands all of it."""
 THUMBNAIL_PX = 100
 MAX_START_FOV_DEG = 60.0
 """A tall photo's vertical field of view would show a wide window far too much."""

@@ -254,6 +254,30 @@ def _occ_refresh(n: int, generator: torch.Generator) -> Case:
     return Case("occ_refresh", tensors, run)
 
 
+def _occ_pack(n: int, generator: torch.Generator) -> Case:
+    n_cascades = min(n, 3)
+    tensors = {
+        "density_grid": torch.rand(n_cascades * 8**3, generator=generator),
+        "reachable": kernels.pack_bits(torch.rand(n_cascades, 8, 8, 8, generator=generator) < 0.7),
+    }
+
+    def run(t: Mapping[str, Tensor], backend: str) -> Tensors:
+        words = kernels.occ_pack(t["density_grid"], t["reachable"], 8, 0.5, backend=backend)
+        return {"occupied": kernels.unpack_bits(words, 8).to(t["density_grid"].dtype)}
+
+    return Case("occ_pack", tensors, run)
+
+
+def _occ_select(n: int, generator: torch.Generator) -> Case:
+    words = kernels.pack_bits(torch.rand(2, 8, 8, 8, generator=generator) < 0.2)
+    ranks = torch.randint(kernels.count_bits(words), (n,), generator=generator).sort().values
+
+    def run(t: Mapping[str, Tensor], backend: str) -> Tensors:
+        return {"cells": kernels.occ_select(t["words"], 8, t["ranks"], backend=backend).float()}
+
+    return Case("occ_select", {"words": words, "ranks": ranks}, run)
+
+
 CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "hash_encode": _hash_encode,
     "sh_encode": _sh_encode,
@@ -263,6 +287,8 @@ CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "composite": _composite,
     "distortion": _distortion,
     "occ_refresh": _occ_refresh,
+    "occ_pack": _occ_pack,
+    "occ_select": _occ_select,
 }
 """Makes a case with n positions, directions, rays or cells."""
 SAMPLE_CASES = {"weights_of": weights_case, "composite": composite_case, "distortion": distortion_case}

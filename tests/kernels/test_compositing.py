@@ -167,3 +167,6 @@ def test_occupancy_refresh_by_hand(backend: str) -> None:
     device = device_of("occ_refresh", backend)
     found = kernels.occ_refresh(grid.to(device), cells.to(device), sigmas.to(device), 0.5, backend=backend).cpu()
     assert torch.equal(found, torch.tensor([0.5, 3.0, 2.0, 0.25]))
+    in_place = grid.to(device)
+    kernels.occ_refresh(in_place, cells.to(device), sigmas.to(device), 0.5, in_place, backend=backend)
+    assert torch.equal(in_place.cpu(), found)

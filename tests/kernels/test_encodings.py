@@ -187,6 +187,21 @@ def test_one_bit_is_where_the_layout_says() -> None:
     assert int(kernels.pack_bits(torch.ones(1, 4, 4, 4, dtype=torch.bool))) == -1
 
 
+def test_set_bits_are_counted() -> None:
+    occupied = torch.rand(2, 16, 16, 16, generator=torch.Generator().manual_seed(1)) < 0.3
+    assert kernels.count_bits(kernels.pack_bits(occupied)) == int(occupied.sum())
+    assert kernels.count_bits(torch.tensor([-1, 0, -(2**63)])) == 65
+
+
+@pytest.mark.parametrize("backend", runnable("occ_select"))
+def test_ranks_name_each_occupied_cell_once(backend: str) -> None:
+    occupied = torch.rand(2, 8, 8, 8, generator=torch.Generator().manual_seed(2)) < 0.3
+    words = kernels.pack_bits(occupied).to(device_of("occ_select", backend))
+    ranks = torch.arange(kernels.count_bits(words), device=words.device)
+    cells = kernels.occ_select(words, 8, ranks, backend=backend).cpu()
+    assert torch.equal(cells.sort().values, occupied.flatten().nonzero()[:, 0])
+
+
 def test_bits_of_a_grid_that_does_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="6 cells per axis"):
         kernels.pack_bits(torch.zeros(1, 6, 6, 6, dtype=torch.bool))

@@ -60,6 +60,8 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("distortion", "grad t_starts"): Tolerance(2e-5, _CANCEL),
     ("distortion", "grad t_ends"): Tolerance(2e-5, _CANCEL),
     ("occ_refresh", "density_grid"): Tolerance(1e-7, "one multiplication"),
+    ("occ_pack", "occupied"): Tolerance(0.0, "comparisons"),
+    ("occ_select", "cells"): Tolerance(0.0, "whole numbers"),
     ("field_step", "loss"): Tolerance(1e-5, _CHAIN),
     ("field_step", "gradients"): Tolerance(3e-5, _CHAIN + "; 4e-6 was seen"),
     ("render_field", "rgb"): Tolerance(2e-3, _RENDER),
