@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numba as nb
@@ -53,6 +54,17 @@ class FieldSpace:
         if self.step_space is None or self._key != key:
             self._key, self.step_space = key, make_space(shape, threads, CHUNK_ROOM)
         return self.step_space
+
+
+_of_thread = threading.local()
+
+
+def _render_space() -> FieldSpace:
+    """The calling thread's own memory for rendering: a picture is many calls, and fresh memory costs page faults."""
+    if not hasattr(_of_thread, "space"):
+        _of_thread.space = FieldSpace()
+    space: FieldSpace = _of_thread.space
+    return space
 
 
 def _shape(field: FieldTensors) -> NetShape:
@@ -173,7 +185,7 @@ def render_field(
     options = StepOptions(marching, stop_transmittance=stop_transmittance)
     out = np.zeros((len(rays), 5), np.float32)
     half = torch.full((len(rays),), 0.5)
-    space = make_space(shape, nb.get_num_threads(), CHUNK_ROOM)
+    space = _render_space().room(shape, nb.get_num_threads())
     render_kernel(
         _ray_arrays(rays, half), occupancy.bits.numpy().view(np.uint64), kernel_grid(field.layout), shape,
         as_array(field.table), packed_weights(field) if packed is None else packed,

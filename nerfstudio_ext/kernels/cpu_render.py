@@ -12,7 +12,7 @@ from . import cpu_net as net
 from .cpu_step import seen_samples
 
 BATCH = 512
-CHUNK = 128
+CHUNK = 64
 """Rays that share the room for samples; fewer at a time where the scene is fog."""
 ONE = np.float32(1.0)
 ZERO = np.float32(0.0)
