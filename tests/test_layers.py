@@ -17,7 +17,7 @@ LAYERS = {
     "cameras": 1, "lenses": 1, "rays": 1, "progress": 1, "strict_json": 1,
     "camera_paths": 1, "metrics": 1, "colormaps": 1,
     "kernels": 2,
-    "fields": 3, "rendering": 3, "renderer": 3, "scenes": 3,
+    "fields": 3, "renderer": 3, "scenes": 3,
     "methods": 4,
     "training": 5, "stages": 5,
     "viewer": 6, "exporters": 6,

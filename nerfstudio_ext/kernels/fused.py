@@ -170,7 +170,10 @@ def field_density(field: FieldTensors, x: Float[Tensor, "N 3"], *, backend: str 
 
 
 def make_space(device: torch.device | str) -> object | None:
-    """Memory for `field_step` to keep between calls from one thread, for the back end `auto` picks on a device."""
+    """Memory for `field_step` to keep between calls from one thread, for the back end `auto` picks on a device.
+
+    The gradients of a step live in it: use them before the next step with the same memory.
+    """
     chosen = resolve("field_step", device)
     maker = getattr(importlib.import_module(chosen.function.__module__), "FieldSpace", None)
     return maker() if maker else None

@@ -1,0 +1,94 @@
+"""How much training a still browser costs, and when it gets its first picture.
+
+Run it as `python -m tests.viewer.measure_share CAPTURE`.
+
+Trains once with the viewer served. A browser (a WebSocket client that answers like one but draws nothing) is there at
+the start; then it comes and goes in equal windows. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.viewer.fakes import FakeBrowser
+
+SIZE = (1280, 720)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("capture", type=Path)
+    parser.add_argument("--window", type=float, default=20.0, help="seconds with or without the browser")
+    parser.add_argument("--pairs", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(options.capture, options.window, options.pairs, Path(folder))))
+
+
+def measure(capture: Path, window: float, pairs: int, folder: Path) -> dict[str, float]:
+    """Seconds to the first picture, and steps per second with the browser over those without."""
+    seconds = window * (2 * pairs + 2)
+    command = [
+        sys.executable, "-m", "nerfstudio_ext", "train", "ngp", str(capture), "--output-dir", str(folder),
+        "--max-train-seconds", str(seconds + 30), "--max-images", "0",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        lines = iter(process.stdout.readline, "")
+        port = next(int(found[1]) for line in lines if (found := re.search(r"http://127\.0\.0\.1:(\d+)", line)))
+        browser = FakeBrowser(port)
+        browser.look(size=SIZE)
+        next(line for line in lines if line.startswith("train ..."))
+        started = time.perf_counter()
+        n_waiting = len(browser.pictures)
+        first = browser.wait(n_waiting + 1, timeout=60).at - started
+        time.sleep(2 * window)  # the first steps are not like the later ones
+        browser.close()
+        with_browser, without = [], []
+        for _ in range(pairs):
+            without.append(steps_per_second(folder, window))
+            browser = FakeBrowser(port)
+            browser.look(size=SIZE)
+            time.sleep(1.0)  # who stays pays for the first pictures once
+            with_browser.append(steps_per_second(folder, window))
+            browser.close()
+    finally:
+        process.terminate()
+        process.communicate()
+    ratios = [a / b for a, b in zip(with_browser, without, strict=True)]
+    return {
+        "first_picture_s": round(first, 2),
+        "share": round(statistics.median(ratios), 4),
+        "lowest": round(min(ratios), 4),
+        "highest": round(max(ratios), 4),
+        "steps_per_s_without": round(statistics.median(without), 2),
+    }
+
+
+def steps_per_second(folder: Path, window: float) -> float:
+    """Steps done in the next `window` seconds of training."""
+    before = last_row(folder)
+    time.sleep(window)
+    after = last_row(folder)
+    return (after["step"] - before["step"]) / (after["train_seconds"] - before["train_seconds"])
+
+
+def last_row(folder: Path) -> dict[str, float]:
+    """The newest complete line of the run's metrics."""
+    text = next(folder.rglob("metrics.jsonl")).read_text()
+    row: dict[str, float] = json.loads(text[: text.rindex("\n")].splitlines()[-1])
+    return row
+
+
+if __name__ == "__main__":
+    main()
