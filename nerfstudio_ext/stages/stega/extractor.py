@@ -1,0 +1,230 @@
+"""The public extractor: a picture of any size becomes 128 numbers that a key turns into code bits.
+
+It knows no scene and no key. What it looks at is local and anti-aliased, so that a crop, a shift by a few pixels or a
+small rotation leaves the feature what it was: a body with strided convolutions read 60 % of the bits after a shift by
+three pixels, where this one reads all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as pack_safetensors
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...errors import UserError
+from .keys import FEATURES
+
+FORMAT = "nerfstudio-ext extractor"
+FORMAT_VERSION = 1
+MIN_SIDE = 64
+"""Smallest picture side that is read, in pixels."""
+BORDER = 2
+"""Pixels of the last layer, a quarter of the picture's resolution, that feel the padding and are left out."""
+_MAX_BYTES = 16 << 20
+_HALF = (0.125, 0.375, 0.375, 0.125)
+"""Low-pass filter before halving: binomial, no weight at the new Nyquist frequency."""
+_PACKAGED = "extractor.safetensors"
+
+
+class PixelNorm(nn.Module):
+    """Scale each pixel's channels to unit root mean square, then by a learned gain.
+
+    Nothing is averaged over the picture, so that a crop does not change what the rest of it says.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5) * self.gain.view(-1, 1, 1)
+
+
+class _Residual(nn.Module):
+    """3x3 and 1x1 convolution beside the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            PixelNorm(channels),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Extractor(nn.Module):
+    """Pictures to features; 0.22 million parameters, 0.87 MB.
+
+    A quarter of the picture's resolution is reached by low-pass filter and average pooling only. Mean and root mean
+    square over the picture, a linear map, layer norm; the mean feature of unmarked pictures is subtracted.
+
+    Attributes:
+        mean: [128] mean feature of unmarked pictures before subtraction.
+    """
+
+    mean: Tensor
+    lowpass: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 48, 5, padding=2), nn.SiLU(), PixelNorm(48),
+            nn.Conv2d(48, 48, 3, padding=1), nn.SiLU(), PixelNorm(48),
+            nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+            nn.Conv2d(48, 64, 1),
+        )  # fmt: skip
+        self.body = nn.Sequential(
+            _Residual(64), _Residual(64), PixelNorm(64), nn.Conv2d(64, 128, 3, padding=1), nn.SiLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(2 * 128, FEATURES)
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        taps = torch.tensor(_HALF)
+        self.register_buffer("lowpass", torch.outer(taps, taps).repeat(3, 1, 1, 1), persistent=False)
+
+    def forward(
+        self, pictures: Float[Tensor, "B 3 H W"], weights: Float[Tensor, "B 1 H W"] | None = None
+    ) -> Float[Tensor, "B F"]:
+        """Features of pictures.
+
+        Args:
+            pictures: sRGB values 0 to 1; sides of at least `MIN_SIDE` pixels are meant, half of that works.
+            weights: How much each pixel counts, for instance the opacity of the object in a render; None: all alike.
+        Returns:
+            [B,128], about zero mean and unit variance over unmarked pictures.
+        """
+        x = functional.pad(2 * pictures - 1, (1, 1, 1, 1), mode="replicate")
+        x = functional.conv2d(x, self.lowpass, stride=2, groups=3)
+        x = self.body(self.stem(x))[..., BORDER:-BORDER, BORDER:-BORDER]
+        pooled = _pool(x.float(), _shrunk(weights, x))
+        feature = functional.layer_norm(functional.linear(pooled, self.head.weight, self.head.bias), (FEATURES,))
+        return feature.float() - self.mean
+
+    def logits(
+        self,
+        pictures: Float[Tensor, "B 3 H W"],
+        projection: Float[Tensor, "N F"],
+        weights: Float[Tensor, "B 1 H W"] | None = None,
+    ) -> Float[Tensor, "B N"]:
+        """Code bit logits of pictures under a key's projection; positive for a one."""
+        return self(pictures, weights) @ projection.T.to(pictures.device)
+
+
+def save_extractor(extractor: Extractor, path: Path, about: dict[str, str] | None = None) -> None:
+    """Write the weights with their checksum into one safetensors file.
+
+    Args:
+        extractor: What to save.
+        path: File; replaced when it exists.
+        about: Notes to keep with it, such as the training's settings.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in extractor.state_dict().items()}
+    metadata = {
+        **(about or {}),
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "sha256": _checksum(tensors),
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(pack_safetensors(tensors, metadata))
+    temporary.replace(path)
+
+
+def load_extractor(path: Path | None = None) -> Extractor:
+    """Read an extractor, ready for use (evaluation mode, CPU).
+
+    Args:
+        path: File that `save_extractor` wrote; None for the public one that comes with the package.
+    Raises:
+        UserError: if the file is missing, too large, not an extractor, of a later version, or damaged.
+    """
+    data, where = _read(path)
+    tensors, metadata = _parse(data, where)
+    if metadata.get("format") != FORMAT:
+        raise UserError("a tensor file, but not an extractor", where=where)
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        found = metadata.get("format_version", "none")
+        raise UserError(
+            f"extractor format {found}; this version reads {FORMAT_VERSION}", where=where, fix="Upgrade nerfstudio-ext"
+        )
+    extractor = Extractor()
+    expected = extractor.state_dict()
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    if shapes != {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}:
+        raise UserError("an extractor of another shape than this version uses", where=where)
+    if metadata.get("sha256") != _checksum(tensors):
+        raise UserError("damaged: the weights do not match their checksum", where=where, fix="Get the file again")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError("damaged: a weight is not finite", where=where, fix="Get the file again")
+    extractor.load_state_dict(tensors)
+    return extractor.eval()
+
+
+def about_extractor(path: Path | None = None) -> dict[str, str]:
+    """The notes saved with an extractor."""
+    return _parse(*_read(path))[1]
+
+
+def _pool(x: Tensor, weights: Tensor | None) -> Tensor:
+    """[B,2C] weighted mean and root mean square over the pixels."""
+    if weights is None:
+        mean, square = x.mean((2, 3)), x.square().mean((2, 3))
+    else:
+        total = weights.sum((2, 3)).clamp(min=1e-6)
+        mean, square = (x * weights).sum((2, 3)) / total, (x.square() * weights).sum((2, 3)) / total
+    return torch.cat([mean, (square + 1e-6).sqrt()], 1)
+
+
+def _shrunk(weights: Tensor | None, x: Tensor) -> Tensor | None:
+    """Weights averaged down to the pixels of the last layer."""
+    if weights is None:
+        return None
+    size = (x.shape[-2] + 2 * BORDER, x.shape[-1] + 2 * BORDER)
+    return functional.adaptive_avg_pool2d(weights.float(), size)[..., BORDER:-BORDER, BORDER:-BORDER]
+
+
+def _read(path: Path | None) -> tuple[bytes, str]:
+    source = resources.files(__package__ or "").joinpath(_PACKAGED) if path is None else path
+    try:
+        with source.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError("no such extractor", where=source, fix="Check the path") from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=source) from None
+    if len(data) > _MAX_BYTES:
+        raise UserError(f"larger than {_MAX_BYTES >> 20} MB; not an extractor", where=source)
+    return data, str(source)
+
+
+def _parse(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. The library returns only the tensors; the header is JSON after its length in 8 bytes."""
+    try:
+        tensors = parse_safetensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (SafetensorError, KeyError, ValueError, AttributeError, RecursionError):
+        raise UserError("not a tensor file, or damaged", where=where, fix="Get the file again") from None
+    return tensors, metadata
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values; safetensors itself does not notice a flipped bit."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
