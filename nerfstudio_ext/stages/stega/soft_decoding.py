@@ -65,7 +65,7 @@ def _best_flips(
     Adding rows i and j changes the sign of position p by `a_i[p] a_j[p]` with a = 1 - 2 g, so that the scores of all
     pairs are one matrix product, and those of all triples one such product for each third row.
     """
-    signs = 1.0 - 2.0 * rows
+    signs = 1.0 - 2.0 * rows.astype(np.float64)
     k = len(rows)
     singles = signs @ agreement
     flips: list[tuple[int, ...]] = [(), *((i,) for i in range(k))]
