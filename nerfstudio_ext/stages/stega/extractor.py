@@ -46,7 +46,8 @@ class PixelNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5) * self.gain.view(-1, 1, 1)
+        # In the precision of `x`: a float32 gain would silently turn 16-bit maps into float32 ones.
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5) * self.gain.to(x.dtype).view(-1, 1, 1)
 
 
 class _Residual(nn.Module):

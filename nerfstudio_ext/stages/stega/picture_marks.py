@@ -30,7 +30,7 @@ JUDGED_BY: dict[str, tuple[str, float]] = {
 
 def mark_pictures(
     extractor: Extractor, pictures: Float[Tensor, "B 3 H W"], key: Key, bits: Sequence[Bits], *, psnr: float,
-    steps: int = 100, seed: int = 0,
+    steps: int = 100, strength: float = 1.0, seed: int = 0,
 ) -> UInt8[np.ndarray, "B H W 3"]:  # fmt: skip
     """Put code bits into pictures.
 
@@ -40,7 +40,8 @@ def mark_pictures(
         key: Where in feature space the bits go.
         bits: Code bits of each picture, all of one length.
         psnr: Fidelity that is kept, dB.
-        steps: Steps of optimisation; attacks grow over the first half.
+        steps: Steps of optimisation; attacks grow over the first half, up to
+        strength: of them, 0 (none) to 1.
         seed: Of the attacks.
     Returns:
         8-bit pictures.
@@ -51,7 +52,7 @@ def mark_pictures(
     carriers = Carriers(pictures)
     for step in range(steps):
         marked = carriers.marked()
-        attacked = random_attacks(marked, min(1.0, 2 * step / steps), generator)
+        attacked = random_attacks(marked, strength * min(1.0, 2 * step / steps), generator)
         loss = functional.softplus(-_MARGIN * signs * extractor.logits(attacked, projection)).mean()
         (gradient,) = torch.autograd.grad(loss, marked)
         carriers.update(gradient, psnr)
@@ -66,27 +67,24 @@ def read_features(extractor: Extractor, pictures: Sequence[UInt8[np.ndarray, "H 
     return torch.cat([extractor(tensor) for tensor in tensors]).double().numpy()
 
 
-def bit_errors_after(
-    extractor: Extractor, marked: UInt8[np.ndarray, "B H W 3"], key: Key, bits: Sequence[Bits],
+def logits_after(
+    extractor: Extractor, marked: UInt8[np.ndarray, "B H W 3"], key: Key, n_bits: int,
     attacks: Mapping[str, tuple[str, float]] | None = None,
-) -> dict[str, NDArray[np.int64]]:  # fmt: skip
-    """Wrong code bits of each marked picture after attacks with real codecs, and under a wrong key.
+) -> dict[str, NDArray[np.float64]]:  # fmt: skip
+    """What is read from marked pictures after attacks with real codecs.
 
     Args:
         extractor: Reads the pictures.
         marked: From `mark_pictures`.
         key: As in `mark_pictures`.
-        bits: As in `mark_pictures`.
+        n_bits: Code bits.
         attacks: Name in the result -> name and amount for `attack_file`; None for `JUDGED_BY`.
     Returns:
-        [B] for each name; "wrong key" is without attack.
+        [B,n_bits] for each name.
     """
-    projection, wanted = key.projection(len(bits[0])).astype(np.float64), np.stack(bits) > 0
-    errors = {}
+    projection = key.projection(n_bits).astype(np.float64)
+    logits = {}
     for name, (kind, amount) in (JUDGED_BY if attacks is None else attacks).items():
         suffering = [attack_file(kind, picture, amount, seed=index) for index, picture in enumerate(marked)]
-        read = read_features(extractor, suffering) @ projection.T > 0
-        errors[name] = np.count_nonzero(read != wanted, axis=1)
-    stranger = Key(b"not " + key.stream("a wrong key", 32)).projection(len(bits[0])).astype(np.float64)
-    read = read_features(extractor, list(marked)) @ stranger.T > 0
-    return {**errors, "wrong key": np.count_nonzero(read != wanted, axis=1)}
+        logits[name] = read_features(extractor, suffering) @ projection.T
+    return logits
