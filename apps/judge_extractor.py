@@ -16,10 +16,13 @@ import tyro
 from PIL import Image
 
 from nerfstudio_ext.stages.stega.extractor import load_extractor
-from nerfstudio_ext.stages.stega.keys import Key
+from nerfstudio_ext.stages.stega.keys import Key, project, random_keys
 from nerfstudio_ext.stages.stega.messages import Layout, Message, layout_named
 from nerfstudio_ext.stages.stega.payload import read_code, recognise, write_code
-from nerfstudio_ext.stages.stega.picture_marks import logits_after, mark_pictures
+from nerfstudio_ext.stages.stega.picture_marks import logits_after, mark_pictures, read_features
+
+STRANGERS = 200
+"""Wrong keys tried on each picture."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,18 @@ def main(arguments: Arguments) -> int:
         mark_pictures(extractor, part, key, [bits] * len(part), psnr=arguments.psnr, steps=arguments.steps)
         for part in pictures.split(4)
     ]
-    logits = logits_after(extractor, np.concatenate(marks), key, layout.n)
-    stranger = Key("stranger")
-    logits["wrong key"] = logits_after(extractor, np.concatenate(marks), stranger, layout.n, {"": ("noise", 0)})[""]
+    marked = np.concatenate(marks)
+    logits = logits_after(extractor, marked, key, layout.n)
     logits["unmarked"] = logits_after(extractor, squares, key, layout.n, {"": ("noise", 0)})[""]
     print(f"{'attack':16}{'bits right':>12}{'exact':>9}{'of 4':>9}")
     for name, values in logits.items():
         fours = values[: len(values) // 4 * 4].reshape(-1, 4, layout.n).mean(1)
         right = np.mean((values > 0) == (bits > 0))
-        reader = stranger if name == "wrong key" else key
-        rates = [np.mean([is_found(row, reader, message, layout) for row in rows]) for rows in (values, fours)]
+        rates = [np.mean([is_found(row, key, message, layout) for row in rows]) for rows in (values, fours)]
         print(f"{name:16}{right:12.1%}{rates[0]:9.0%}{rates[1]:9.0%}")
+    strangers, features = random_keys(STRANGERS), read_features(extractor, list(marked))
+    agreement = [np.mean((project(strangers, feature, layout.n) > 0) == (bits > 0)) for feature in features]
+    print(f"{'wrong keys':16}{np.mean(agreement):12.1%}")
     return 0
 
 

@@ -39,16 +39,18 @@ class Carriers:
         """The pictures with their residuals, a leaf that collects gradients."""
         return (self.pictures + self.residual).requires_grad_()
 
-    def update(self, gradient: Pictures, psnr: float) -> None:
+    def update(self, gradient: Pictures, psnr: float, step: float | None = None) -> None:
         """Step against the gradient of a loss, then back into the budget.
 
         Args:
             gradient: With respect to `marked()`; each picture's is normalised, so that its size does not matter.
             psnr: Fidelity of each picture to be kept at least, dB.
+            step: Length of the step as a share of the allowed residual; None for the steps of training.
         """
         allowed = 10 ** (-psnr / 20)
         self._momentum = _MOMENTUM * self._momentum - gradient / _rms(gradient)
-        step = _FIRST_STEP if self.visits < _YOUNG else _LATER_STEP
+        if step is None:
+            step = _FIRST_STEP if self.visits < _YOUNG else _LATER_STEP
         moved = self.residual + step * allowed * self._momentum / _rms(self._momentum)
         moved = moved * (allowed / _rms(moved)).clamp(max=1)
         self.residual = (self.pictures + moved).clamp(0, 1) - self.pictures
