@@ -33,6 +33,7 @@ def run(options: ViewOptions, out: Output) -> None:
     source = one_of("view", "RUN", options.run)
 
     from ..kernels import set_threads
+    from ..methods import method_name
     from ..training.runs import open_run
     from ..viewer import ViewerServer
     from .paths import up_of
@@ -52,7 +53,7 @@ def run(options: ViewOptions, out: Output) -> None:
     )
     try:
         viewer.set_renderer(opened.renderer())
-        out.say(f"{opened.path}: {opened.config.method.__class__.__name__}, step {opened.step}, {meta.kind}")
+        out.say(f"{opened.path}: {method_name(opened.config.method)}, step {opened.step}, {meta.kind}")
         out.say(f"Viewer: {viewer.url}   (Ctrl+C ends)")
         out.result({"run": opened.path, "step": opened.step, "url": viewer.url})
         wait_for_interrupt()

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import kernels
+from ..errors import UserError
 
 GEO = 16
 HARMONICS = 16
@@ -23,6 +24,8 @@ class HashField(nn.Module):
         color_hidden: Width of the colour network's two hidden layers, a multiple of 16.
         aabb_scale: Edge of the cube in scene units.
         generator: Source of the initial weights.
+    Raises:
+        UserError: if a width is not a positive multiple of 16.
     """
 
     def __init__(
@@ -34,6 +37,9 @@ class HashField(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        for name, width in (("hidden", hidden), ("color_hidden", color_hidden)):
+            if width < 16 or width % 16:
+                raise UserError(f"{name} = {width}", where="network width", fix="Use a positive multiple of 16")
         self.layout = layout
         self.aabb_scale = float(aabb_scale)
         table = torch.empty(layout.n_rows, layout.n_features)

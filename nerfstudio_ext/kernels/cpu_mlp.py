@@ -14,7 +14,7 @@ from .cpu_gemm import gemm, gemm_add, gemm_relu
 from .cpu_net import mask_relu
 from .cpu_simd import LANES
 
-TILE = 120
+TILE = 48
 """Rows at a time: a multiple of the register tile; the activations of three layers of 64 stay in the first cache."""
 SEGMENTS = 8
 """Shares of the rows whose weight gradients are summed apart, so that results do not depend on threads."""
@@ -44,11 +44,11 @@ def _wide(n):
 
 
 @nb.njit(nogil=True)
-def _forward_tile(x, x_at, x_row, x_col, widths, weights, at, layers, n):
-    """Activations of every layer into `layers` [D, TILE * widest]; the last without ReLU."""
+def _forward_tile(x, x_at, x_row, x_col, widths, weights, at, layers, n, n_layers):
+    """Activations of the first layers into `layers` [D, TILE * widest]; the very last without ReLU."""
     depth = widths.shape[0] - 1
     flat = layers.reshape(-1)
-    for i in range(depth):
+    for i in range(n_layers):
         wide = _wide(widths[i + 1])
         source, s_at, s_row, s_col = flat, (i - 1) * layers.shape[1], _wide(widths[i]), 1
         out_at = i * layers.shape[1]
@@ -73,7 +73,7 @@ def forward_kernel(x, x_row, x_col, n_rows, widths, weights, at, out):
         n_out, wide = widths[depth], _wide(widths[depth])
         for start in range(n_rows * segment // SEGMENTS, n_rows * (segment + 1) // SEGMENTS, TILE):
             n = min(TILE, n_rows * (segment + 1) // SEGMENTS - start)
-            _forward_tile(x, start * x_row, x_row, x_col, widths, weights, at, layers, n)
+            _forward_tile(x, start * x_row, x_row, x_col, widths, weights, at, layers, n, depth)
             for j in range(n):
                 for k in range(n_out):
                     out[start + j, k] = layers[depth - 1, j * wide + k]
@@ -91,12 +91,14 @@ def backward_kernel(x, x_row, x_col, n_rows, widths, weights, at, d_out, d_x, d_
         dw = d_weights[segment]
         for start in range(n_rows * segment // SEGMENTS, n_rows * (segment + 1) // SEGMENTS, TILE):
             n = min(TILE, n_rows * (segment + 1) // SEGMENTS - start)
-            _forward_tile(x, start * x_row, x_row, x_col, widths, weights, at, layers, n)
+            _forward_tile(x, start * x_row, x_row, x_col, widths, weights, at, layers, n, depth - 1)
             wide = _wide(widths[depth])
             here = 0
             for j in range(n):
-                for k in range(wide):
-                    slopes[0, j * wide + k] = d_out[start + j, k] if k < widths[depth] else np.float32(0.0)
+                for k in range(widths[depth]):
+                    slopes[0, j * wide + k] = d_out[start + j, k]
+                for k in range(widths[depth], wide):
+                    slopes[0, j * wide + k] = np.float32(0.0)
             for i in range(depth - 1, -1, -1):
                 wide, narrow = _wide(widths[i + 1]), _wide(widths[i])
                 g_at, next_at = here * slopes.shape[1], (1 - here) * slopes.shape[1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from .cpu_gemm import gemm, gemm_add, gemm_relu
 from .cpu_grid_simd import make_encode
-from .cpu_simd import LANES
+from .cpu_simd import LANES, mask_lanes
 
 SH = 16
 GEO = 16
@@ -111,10 +111,9 @@ def color_forward(shape, weights, at, inputs, i_at, first, a_at, second, b_at, l
 
 @nb.njit(nogil=True)
 def mask_relu(gradient, g_at, activation, a_at, count):
-    """Zero the gradient where the activation was clamped."""
-    for i in range(count):
-        if not activation[a_at + i] > np.float32(0.0):
-            gradient[g_at + i] = np.float32(0.0)
+    """Zero the gradient where the activation was clamped; `count` is a multiple of 16."""
+    for i in range(0, count, LANES):
+        mask_lanes(gradient, g_at + i, activation, a_at + i)
 
 
 @nb.njit(nogil=True)

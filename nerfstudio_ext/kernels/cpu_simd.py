@@ -146,3 +146,19 @@ def make_tile(rows, vectors, *, add, relu=False):
         return signature, codegen
 
     return tile
+
+
+@intrinsic
+def mask_lanes(typingctx, gradient, g_at, activation, a_at):
+    """Set 16 neighbouring floats of `gradient` to zero where those of `activation` are not positive."""
+    signature = types.void(gradient, types.int64, activation, types.int64)
+
+    def codegen(context, builder, signature, args):
+        g = builder.gep(array_data(context, builder, signature.args[0], args[0]), [args[1]])
+        a = builder.gep(array_data(context, builder, signature.args[2], args[2]), [args[3]])
+        zero = ir.Constant(VEC, [0.0] * LANES)
+        is_open = builder.fcmp_ordered(">", vector_load(builder, a), zero)
+        vector_store(builder, builder.select(is_open, vector_load(builder, g), zero), g)
+        return context.get_dummy_value()
+
+    return signature, codegen

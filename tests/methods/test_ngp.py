@@ -58,7 +58,7 @@ def test_the_occupancy_culls(trained: Ngp):
 
 @pytest.mark.slow
 def test_the_same_weights_render_the_same_on_the_reference(trained: Ngp):
-    rays = trained._clipped(make_meta().cameras[0].rays())
+    rays = trained.clipped(make_meta().cameras[0].rays())
     pictures = [
         kernels.render_field(
             trained.field.tensors(), rays, trained.occupancy.occupancy(), trained.marching, backend=backend
