@@ -56,7 +56,7 @@ def read_square(path: Path, size: int) -> np.ndarray:
 
 
 def main(arguments: Arguments) -> int:
-    """Print one line per attack: bits right, messages exact from one picture and from four."""
+    """Print one line per attack: bits right, messages found in one picture and in the mean of four."""
     paths = sorted(p for f in arguments.pictures for p in f.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, arguments.count).round().astype(int)]
     squares = np.stack([read_square(path, arguments.size) for path in chosen])
@@ -71,7 +71,7 @@ def main(arguments: Arguments) -> int:
     marked = np.concatenate(marks)
     logits = logits_after(extractor, marked, key, layout.n)
     logits["unmarked"] = logits_after(extractor, squares, key, layout.n, {"": ("noise", 0)})[""]
-    print(f"{'attack':16}{'bits right':>12}{'exact':>9}{'of 4':>9}")
+    print(f"{'attack':16}{'bits right':>12}{'found':>9}{'of 4':>9}")
     for name, values in logits.items():
         fours = values[: len(values) // 4 * 4].reshape(-1, 4, layout.n).mean(1)
         right = np.mean((values > 0) == (bits > 0))
