@@ -12,7 +12,9 @@ import pytest
 from nerfstudio_ext.cli.entry import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCHERS = sorted((ROOT / "apps").glob("*.py"))
+SCRIPTS = sorted((ROOT / "apps").glob("*.py"))
+LAUNCHERS = [path for path in SCRIPTS if not path.stem.endswith("_extractor")]
+"""Each starts one command of `nsx`; the other scripts of apps/ make files that come with the package."""
 IMPORT_BUDGET_S = 1.5
 """`nsx --help` on an idle core; torch alone takes longer to import."""
 HELP_BUDGET_S = 20.0
@@ -71,6 +73,13 @@ def test_help_of_a_launcher(path: Path, tmp_path: Path) -> None:
     result = run(str(path), "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "usage: nsx " in result.stdout
+
+
+@pytest.mark.parametrize("path", sorted(set(SCRIPTS) - set(LAUNCHERS)), ids=lambda path: path.name)
+def test_help_of_a_script(path: Path, tmp_path: Path) -> None:
+    result = run(str(path), "--help", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "usage: " in result.stdout
 
 
 def test_the_launchers() -> None:
