@@ -43,6 +43,7 @@ class OccupancyGrid(nn.Module):
     density: Tensor
     bits: Tensor
     reachable: Tensor
+    _reachable_bits: Tensor
 
     def __init__(self, n_cascades: int, grid_size: int, step: float, depth_threshold: float = 0.01) -> None:
         super().__init__()
@@ -54,6 +55,8 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("density", torch.zeros(cells))
         self.register_buffer("reachable", reachable.flatten())
         self.register_buffer("bits", pack_bits(reachable))
+        # Follows from `reachable`: moves between devices with it, but is no part of a checkpoint.
+        self.register_buffer("_reachable_bits", self.bits.clone(), persistent=False)
         self._note_reachable()
         self.register_load_state_dict_post_hook(lambda grid, _: grid._note_reachable())
 

@@ -17,7 +17,7 @@ from nerfstudio_ext.cli import console, doctor, entry
 from nerfstudio_ext.cli.console import LineProgress, Output, clock, describe
 from nerfstudio_ext.cli.environment import configure_threads, usable_cores
 from nerfstudio_ext.cli.options import image_size, one_of
-from nerfstudio_ext.errors import UserError
+from nerfstudio_ext.errors import TrainingFailed, UserError
 
 
 def ending(monkeypatch: pytest.MonkeyPatch, fault: BaseException, *words: str) -> int:
@@ -32,6 +32,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, fault: BaseException, *words: str) -
     ("fault", "code", "line"),
     [
         (UserError("2 photos", where="in", fix="Add more"), 2, "error: in: 2 photos. Add more.\n"),
+        (TrainingFailed("run: training failed"), 1, "error: run: training failed\n"),
         (KeyboardInterrupt(), 130, "stopped.\n"),
         (entry._Terminated(), 143, "stopped by SIGTERM.\n"),
         (

@@ -77,3 +77,12 @@ def test_what_no_camera_sees_is_empty_for_good():
     assert seen.float().mean() < 2.5 * in_view.float().mean()
     grid.update(min(SWEEP_STEPS), lambda x: torch.full((len(x),), 50.0), torch.Generator().manual_seed(0))
     assert torch.equal(flags(grid)[0].flatten(), seen)
+
+
+def test_a_loaded_grid_keeps_what_cannot_be_reached_empty():
+    narrow = OccupancyGrid(1, 16, STEP)
+    narrow.reachable[: 8 * 16 * 16] = False
+    loaded = OccupancyGrid(1, 16, STEP)
+    loaded.load_state_dict(narrow.state_dict())
+    loaded.update(min(SWEEP_STEPS), lambda x: torch.full((len(x),), 50.0), torch.Generator().manual_seed(0))
+    assert torch.equal(flags(loaded).flatten(), narrow.reachable)
