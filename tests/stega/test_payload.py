@@ -88,7 +88,7 @@ def test_the_sphere_bound_of_identities_holds() -> None:
         logits = with_errors(write_code(ID, KEY, layout), errors, np.random.default_rng(errors))
         reading = read_code(logits, KEY, max_false_alarm=1.0, layouts=[layout])
         assert reading is not None
-        expected = 2 * 2.0**48 * binomial_p_value(127 - errors, 127)
+        expected = 2.0**48 * binomial_p_value(127 - errors, 127)
         assert reading.false_alarm == pytest.approx(expected, rel=1e-6)
     assert 2.0**50 * binomial_p_value(127 - 13, 127) == pytest.approx(1.4e-6, rel=0.05)
 

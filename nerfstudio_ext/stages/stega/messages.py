@@ -98,6 +98,11 @@ class Layout:
         return self.code.k if self.is_coded else self.n
 
     @property
+    def free_bits(self) -> int:
+        """Message bits, counted from the first, that may be other than zero."""
+        return ID_BITS if self.is_identity else self.k
+
+    @property
     def max_bytes(self) -> int:
         """Longest message in bytes."""
         if self.is_identity:

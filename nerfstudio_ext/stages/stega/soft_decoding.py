@@ -8,6 +8,8 @@ Source: Fossorier and Lin, Soft-decision decoding of linear block codes based on
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,9 +34,10 @@ def likely_codewords(generator: Bits, logits: Logits, *, order: int = 3, keep: i
     assert 1 <= order <= 3 and logits.shape == (generator.shape[1],)
     reduced, pivots = _reduce_by_reliability(generator, np.abs(logits))
     base = ((logits[pivots] > 0).astype(np.int64) @ reduced % 2).astype(np.uint8)
-    flips, scores = _best_flips(reduced, logits * (2.0 * base - 1.0), order, keep)
-    best = np.argsort(-scores, kind="stable")[:keep]
-    return np.stack([np.bitwise_xor.reduce(reduced[list(flips[i])], axis=0, initial=0) ^ base for i in best])
+    flips = _best_flips(reduced, logits * (2.0 * base - 1.0), order, keep)
+    words = np.stack([np.bitwise_xor.reduce(reduced[list(rows)], axis=0, initial=0) ^ base for rows in flips])
+    scores = (2.0 * words - 1.0) @ logits
+    return words[np.argsort(-scores, kind="stable")]
 
 
 def _reduce_by_reliability(generator: Bits, reliability: Logits) -> tuple[Bits, NDArray[np.int64]]:
@@ -57,37 +60,42 @@ def _reduce_by_reliability(generator: Bits, reliability: Logits) -> tuple[Bits, 
     return rows, np.array(pivots)
 
 
-def _best_flips(
-    rows: Bits, agreement: Logits, order: int, keep: int
-) -> tuple[list[tuple[int, ...]], NDArray[np.float64]]:
-    """The best sets of rows to add, and the scores they lead to; `agreement` is logit times sign of the base word.
+def _best_flips(rows: Bits, agreement: Logits, order: int, keep: int) -> list[tuple[int, ...]]:
+    """The `keep` best sets of up to `order` rows to add; `agreement` is logit times sign of the base word.
 
-    Adding rows i and j changes the sign of position p by `a_i[p] a_j[p]` with a = 1 - 2 g, so that the scores of all
-    pairs are one matrix product, and those of all triples one such product for each third row.
+    Adding rows i and j changes the sign of position p by `a_i[p] a_j[p]` with a = 1 - 2 g: the scores of all sets are
+    one matrix product, of the products of all but the last row with the last. Row 0 stands for adding none.
     """
-    signs = 1.0 - 2.0 * rows.astype(np.float64)
-    k = len(rows)
-    singles = signs @ agreement
-    flips: list[tuple[int, ...]] = [(), *((i,) for i in range(k))]
-    scores = [np.array([agreement.sum()]), singles]
-    if order >= 2:
-        _add_pairs(signs, agreement, k, keep, (), flips, scores)
-    if order >= 3:
-        for third in range(2, k):
-            _add_pairs(signs, agreement * signs[third], third, keep, (third,), flips, scores)
-    return flips, np.concatenate(scores)
+    signs = np.ones((len(rows) + 1, len(agreement)), np.float32)
+    signs[1:] -= 2.0 * rows
+    first, last, is_repeated = _subsets(len(rows), order)
+    products = signs[first[:, 0]] * agreement.astype(np.float32)
+    for column in first.T[1:]:
+        products *= signs[column]
+    scores = products @ signs.T
+    scores[is_repeated] = -np.inf
+    # The best sets lie in the rows of scores whose best is best: two small selections instead of a large one.
+    likely = np.argpartition(-scores.max(1), min(keep, len(scores)) - 1)[:keep]
+    scores, first = scores[likely], first[likely]
+    places = np.argsort(-scores, axis=None, kind="stable")[:keep]
+    sets = ((*first[row], last[column]) for row, column in zip(*np.unravel_index(places, scores.shape), strict=True)
+            if np.isfinite(scores[row, column]))  # fmt: skip
+    return [tuple(int(member) - 1 for member in members if member) for members in sets]
 
 
-def _add_pairs(
-    signs: Logits, weighted: Logits, limit: int, keep: int, fixed: tuple[int, ...],
-    out_flips: list[tuple[int, ...]], out_scores: list[Logits],
-) -> None:  # fmt: skip
-    """Append the `keep` best pairs of rows below `limit`, each together with the `fixed` rows."""
-    part = signs[:limit]
-    first, second = np.triu_indices(limit, 1)
-    score = ((part * weighted) @ part.T)[first, second]
-    if len(score) > keep:
-        best = np.argpartition(-score, keep - 1)[:keep]
-        first, second, score = first[best], second[best], score[best]
-    out_flips.extend((int(i), int(j), *fixed) for i, j in zip(first, second, strict=True))
-    out_scores.append(score)
+@cache
+def _subsets(k: int, order: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """All but the last members of sets of at most `order` rows, the last ones, and where both together are no set.
+
+    Rows count from 1 and ascend; zeros in front stand for fewer rows.
+    """
+    last = np.arange(k + 1)
+    if order == 1:
+        return np.zeros((1, 1), np.int64), last, np.zeros((1, k + 1), bool)
+    if order == 2:
+        first = last[:, None]
+    else:
+        i, j = np.triu_indices(k + 1, 1)
+        first = np.concatenate([np.zeros((1, 2), np.int64), np.stack([i, j], 1)])
+    highest = first[:, -1:]
+    return first, last, (last[None] <= highest) & (highest > 0)
