@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..rays import RayOutputs, Rays, Samples
 from .checks import check_samples, check_shape
 from .dispatch import call, resolve, table
+from .disturbed import Disturbance, SeenSamples, View, disturbed_loss, seen_samples
 from .fused import (
     FieldTensors,
     Occupancy,
@@ -32,6 +33,11 @@ from .fused import (
 from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_bits
 
 __all__ = [
+    "Disturbance",
+    "SeenSamples",
+    "View",
+    "disturbed_loss",
+    "seen_samples",
     "FieldTensors",
     "Occupancy",
     "StepOptions",

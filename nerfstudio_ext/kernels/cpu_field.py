@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numba as nb
@@ -39,6 +40,7 @@ class FieldSpace:
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
         self._arrays: dict[str, np.ndarray] = {}
+        self._other: tuple[tuple[Any, ...], Any] = ((), None)
         self.step_space: StepSpace | None = None
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -55,6 +57,12 @@ class FieldSpace:
             self._key, self.step_space = key, make_space(shape, threads, CHUNK_ROOM)
         return self.step_space
 
+    def kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """Further memory, made anew when its key changes."""
+        if self._other[0] != key:
+            self._other = (key, make())
+        return self._other[1]
+
 
 _of_thread = threading.local()
 
@@ -67,19 +75,21 @@ def _render_space() -> FieldSpace:
     return space
 
 
-def _shape(field: FieldTensors) -> NetShape:
+def shape_of(field: FieldTensors) -> NetShape:
+    """Sizes of a field's networks."""
     return NetShape(field.layout.n_outputs, field.d1.shape[1], field.c1.shape[1])
 
 
 def packed_weights(field: FieldTensors) -> np.ndarray:
     """The networks of a field in the kernels' layout."""
-    shape = _shape(field)
+    shape = shape_of(field)
     packed = np.empty(int(weight_offsets(shape)[10]), np.float32)
     pack_weights(shape, *(as_array(w) for w in field.tensors[1:]), packed)
     return packed
 
 
-def _settings(options: StepOptions, grid_size: int, aabb_scale: float) -> StepSettings:
+def settings_of(options: StepOptions, grid_size: int, aabb_scale: float) -> StepSettings:
+    """Options of a step as the kernels take them."""
     f = np.float32
     m = options.marching
     return StepSettings(
@@ -88,8 +98,17 @@ def _settings(options: StepOptions, grid_size: int, aabb_scale: float) -> StepSe
     )  # fmt: skip
 
 
-def _ray_arrays(rays: Rays, jitter: Tensor) -> tuple[np.ndarray, ...]:
+def ray_arrays(rays: Rays, jitter: Tensor) -> tuple[np.ndarray, ...]:
+    """Rays as the kernels take them."""
     return tuple(as_array(t) for t in (rays.rays_o, rays.rays_d, rays.t_min, rays.t_max, jitter))
+
+
+def rays_in_a_chunk(n_rays: int, max_seen: int) -> int:
+    """Rays whose seen samples should fill a chunk: a batch is planned to use half of its room.
+
+    Nothing remembered enters here, or a resumed run would add up its weight gradients in another order.
+    """
+    return int(np.clip(CHUNK_SEEN * n_rays / max(max_seen / 2, 1), *RAYS_PER_CHUNK))
 
 
 class _Step(torch.autograd.Function):
@@ -125,11 +144,9 @@ def field_step(
 ) -> StepResult:
     """See `kernels.field_step`."""
     space = space or FieldSpace()
-    shape, layout = _shape(field), field.layout
+    shape, layout = shape_of(field), field.layout
     region = -(-max_seen // SEGMENTS) // 16 * 16 + 16
-    # A batch is planned to use half of its room. Nothing remembered enters here, or a resumed run would add up
-    # its weight gradients in another order.
-    rays_per_chunk = int(np.clip(CHUNK_SEEN * len(rays) / max(max_seen / 2, 1), *RAYS_PER_CHUNK))
+    rays_per_chunk = rays_in_a_chunk(len(rays), max_seen)
     sums = np.zeros((SEGMENTS, N_LOSSES))
     filled = np.zeros(SEGMENTS, np.int64)
     packed = packed_weights(field)
@@ -138,9 +155,9 @@ def field_step(
     gradient = space.array("gradient", (layout.n_outputs, SEGMENTS * region))
     grid = kernel_grid(layout)
     field_step_kernel(
-        _ray_arrays(rays, jitter), as_array(target), as_array(background), occupancy.bits.numpy().view(np.uint64), grid,
-        shape, as_array(field.table), packed, _settings(options, occupancy.grid_size, field.aabb_scale), rays_per_chunk,
-        space.room(shape, nb.get_num_threads()), dw, sums, region, filled, positions, gradient,
+        ray_arrays(rays, jitter), as_array(target), as_array(background), occupancy.bits.numpy().view(np.uint64), grid,
+        shape, as_array(field.table), packed, settings_of(options, occupancy.grid_size, field.aabb_scale),
+        rays_per_chunk, space.room(shape, nb.get_num_threads()), dw, sums, region, filled, positions, gradient,
     )  # fmt: skip
     d_table = space.array("table", tuple(field.table.shape))
     d_table[:] = 0
@@ -149,7 +166,7 @@ def field_step(
     total, n_rays = sums.sum(0), max(len(rays), 1)
     color_loss, mse, distortion = total[0] / (3 * n_rays), total[1] / (3 * n_rays), total[2] / n_rays
     loss = torch.tensor(color_loss + options.distortion * distortion, dtype=torch.float32)
-    gradients = [d_table, *_unpack(shape, dw.sum(0), field)]
+    gradients = [d_table, *unpack_weights(shape, dw.sum(0), field)]
     return StepResult(
         _Step.apply(loss, gradients, *field.tensors),
         color_loss,
@@ -161,7 +178,7 @@ def field_step(
     )
 
 
-def _unpack(shape: NetShape, dw: np.ndarray, field: FieldTensors) -> list[np.ndarray]:
+def unpack_weights(shape: NetShape, dw: np.ndarray, field: FieldTensors) -> list[np.ndarray]:
     """Gradients of the five matrices from the packed ones."""
     at = weight_offsets(shape)
     gradients = []
@@ -181,15 +198,15 @@ def render_field(
     packed: np.ndarray | None = None,
 ) -> RayOutputs:
     """See `kernels.render_field`."""
-    shape = _shape(field)
+    shape = shape_of(field)
     options = StepOptions(marching, stop_transmittance=stop_transmittance)
     out = np.zeros((len(rays), 5), np.float32)
     half = torch.full((len(rays),), 0.5)
     space = _render_space().room(shape, nb.get_num_threads())
     render_kernel(
-        _ray_arrays(rays, half), occupancy.bits.numpy().view(np.uint64), kernel_grid(field.layout), shape,
+        ray_arrays(rays, half), occupancy.bits.numpy().view(np.uint64), kernel_grid(field.layout), shape,
         as_array(field.table), packed_weights(field) if packed is None else packed,
-        _settings(options, occupancy.grid_size, field.aabb_scale), space, out,
+        settings_of(options, occupancy.grid_size, field.aabb_scale), space, out,
     )  # fmt: skip
     result = torch.from_numpy(out)
     return RayOutputs(result[:, :3], result[:, 3], result[:, 4])
@@ -199,7 +216,7 @@ def field_density(field: FieldTensors, x: Tensor) -> Tensor:
     """See `kernels.field_density`."""
     out = np.zeros(len(x), np.float32)
     density_kernel(
-        as_array(x), np.float32(1 / field.aabb_scale), kernel_grid(field.layout), _shape(field), as_array(field.table),
-        packed_weights(field), out,
+        as_array(x), np.float32(1 / field.aabb_scale), kernel_grid(field.layout), shape_of(field),
+        as_array(field.table), packed_weights(field), out,
     )  # fmt: skip
     return torch.from_numpy(out)

@@ -157,6 +157,64 @@ def make_corners(dense: bool):
     return corners
 
 
+def make_slope(dense: bool):
+    """Make `slope(positions, at, scale, extent, table, level_at, gradient, g_at, g_row, out)` for 16 positions, F = 2.
+
+    Adds to `out` [3, capacity], at the columns of the positions, the gradient in the positions of
+    sum_k gradient_k features_k on one level. The gradients of the level's two features lie at `gradient[g_at : +16]`
+    and `g_row` further on; other arguments as in `make_encode`.
+    """
+
+    @intrinsic
+    def slope(typingctx, positions, at, scale, extent, table, level_at, gradient, g_at, g_row, out):
+        i64 = types.int64
+        signature = types.void(positions, i64, types.float32, types.int32, table, i64, gradient, i64, i64, out)
+
+        def codegen(context, builder, signature, args):
+            array = context.make_array(signature.args[0])(context, builder, args[0])
+            row = builder.extract_value(array.shape, 1)
+            cells, fractions = _load_cells(builder, (array.data, row), args[1], splat(builder, args[2]))
+            fractions = list(fractions)
+            make_indices = _dense_indices if dense else _hashed_indices
+            indices = make_indices(builder, list(cells), args[3])
+            table_pointer = array_data(context, builder, signature.args[4], args[4])
+            level = builder.gep(table_pointer, [builder.mul(args[5], ir.Constant(_I64, 2))])
+            gradient_pointer = array_data(context, builder, signature.args[6], args[6])
+            first = vector_load(builder, builder.gep(gradient_pointer, [args[7]]))
+            second = vector_load(builder, builder.gep(gradient_pointer, [builder.add(args[7], args[8])]))
+            values = []
+            for index in indices:
+                even, odd = _gather_pairs(builder, level, index)
+                values.append(fma(builder, first, even, builder.fmul(second, odd)))
+            out_pointer = array_data(context, builder, signature.args[9], args[9])
+            scales = splat(builder, args[2])
+            for axis in range(3):
+                place = builder.gep(out_pointer, [builder.add(builder.mul(ir.Constant(_I64, axis), row), args[1])])
+                difference = _difference_along(builder, values, fractions, axis)
+                vector_store(builder, fma(builder, scales, difference, vector_load(builder, place)), place)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return slope
+
+
+def _difference_along(builder, values, fractions, axis):
+    """Derivative along one axis of the trilinear mean of 8 corner values."""
+    one = ir.Constant(VEC, [1.0] * LANES)
+    a, b = (k for k in range(3) if k != axis)
+    total = ir.Constant(VEC, [0.0] * LANES)
+    for corner in range(N_CORNERS):
+        if corner >> axis & 1:
+            continue
+        step = builder.fsub(values[corner | 1 << axis], values[corner])
+        for other in (a, b):
+            share = fractions[other] if corner >> other & 1 else builder.fsub(one, fractions[other])
+            step = builder.fmul(step, share)
+        total = builder.fadd(total, step)
+    return total
+
+
 PAIR = ir.VectorType(_F32, 2)
 
 

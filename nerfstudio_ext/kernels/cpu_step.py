@@ -197,7 +197,7 @@ def _squeezed(t):
 
 
 @nb.njit(nogil=True)
-def _composite(n, n_kept, kept_ray, kept, logits, rgbs, weights_out, totals):
+def composite_samples(n, n_kept, kept_ray, kept, logits, rgbs, weights_out, totals):
     """Colours, weights, and per-ray totals (r, g, b, opacity, sum w m) of the kept samples."""
     running = np.ones(n, np.float32)
     totals[:n] = ZERO
@@ -216,7 +216,7 @@ def _composite(n, n_kept, kept_ray, kept, logits, rgbs, weights_out, totals):
 
 
 @nb.njit(nogil=True)
-def _sample_gradients(
+def sample_gradients(
     n, n_kept, n_rays, kept_ray, kept, rgbs, sample_weights, totals, ray_gradient, s, d_logits, d_sigma
 ):
     """Gradients of the colour logits (in place, [n_kept, 16]) and of the density logits; returns the distortion.
@@ -268,7 +268,7 @@ def _sample_gradients(
 
 
 @nb.njit(nogil=True)
-def _ray_losses(first_ray, n, n_rays, totals, target, background, is_dropped, s, ray_gradient, sums):
+def ray_losses(first_ray, n, n_rays, totals, target, background, is_dropped, s, ray_gradient, sums):
     """Colour loss of each ray; `ray_gradient` [n, 4] = dL/d(rgb) and dL/d(opacity)."""
     for i in range(n):
         r = first_ray + i
@@ -288,7 +288,7 @@ def _ray_losses(first_ray, n, n_rays, totals, target, background, is_dropped, s,
 
 
 @nb.njit(nogil=True)
-def _backward(shape, weights, at, space, tid, n_kept, d_sigma, dw, region, out_positions, out_gradient):
+def networks_backward(shape, weights, at, space, tid, n_kept, d_sigma, dw, region, out_positions, out_gradient):
     """Gradients of all weights into `dw`, of the features into columns `region` .. of `out_gradient`."""
     f, h, c = shape.n_features, shape.hidden, shape.color_hidden
     wide_f = net.padded(f)
@@ -376,12 +376,12 @@ def field_step_kernel(
                 for k in range(net.SH):
                     inputs[j * (net.GEO + net.SH) + net.GEO + k] = directions[kept_ray[j], k]
             net.color_forward(shape, weights, at, inputs, 0, first, 0, second, 0, logits, 0, n_kept)
-            _composite(n, n_kept, kept_ray, kept, logits, rgbs, sample_weights, totals)
-            _ray_losses(first_ray, n, n_rays, totals, target, background, is_dropped, s, ray_gradient, sums[segment])
-            sums[segment, 2] += _sample_gradients(
+            composite_samples(n, n_kept, kept_ray, kept, logits, rgbs, sample_weights, totals)
+            ray_losses(first_ray, n, n_rays, totals, target, background, is_dropped, s, ray_gradient, sums[segment])
+            sums[segment, 2] += sample_gradients(
                 n, n_kept, n_rays, kept_ray, kept, rgbs, sample_weights, totals, ray_gradient, s, logits, d_sigma
             )
-            _backward(
+            networks_backward(
                 shape, weights, at, space, tid, n_kept, d_sigma, dw[segment], region + used, out_positions, out_gradient
             )
             used += n_kept

@@ -112,6 +112,8 @@ def _row(
 _FUSED = "nerfstudio_ext.kernels.reference_fused"
 _CPU_FUSED = "nerfstudio_ext.kernels.cpu_field"
 _CPU_OCCUPANCY = "nerfstudio_ext.kernels.cpu_occupancy"
+_DISTURBED = "nerfstudio_ext.kernels.reference_disturbed"
+_CPU_DISTURBED = "nerfstudio_ext.kernels.cpu_disturbed"
 
 OPS: dict[str, dict[str, Implementation]] = {
     "hash_encode": _row("hash_encode", in_tcnn=True),
@@ -128,6 +130,8 @@ OPS: dict[str, dict[str, Implementation]] = {
     "field_step": _row("field_step", reference=_FUSED, cpu=_CPU_FUSED),
     "render_field": _row("render_field", reference=_FUSED, cpu=_CPU_FUSED),
     "field_density": _row("field_density", reference=_FUSED, cpu=_CPU_FUSED),
+    "seen_samples": _row("seen_samples", reference=_DISTURBED, cpu=_CPU_DISTURBED),
+    "disturbed_loss": _row("disturbed_loss", reference=_DISTURBED, cpu=_CPU_DISTURBED),
 }
 """Every operation on every back end."""
 

@@ -58,31 +58,42 @@ def field_step(
     fade = torch.ones_like(samples.t_starts)
     if options.near_fade > 0:
         fade = (samples.t_starts / options.near_fade).square().clamp(max=1)
-        rgbs, sigmas = _scale_gradient(rgbs, fade[:, None]), _scale_gradient(sigmas, fade)
+        rgbs, sigmas = scale_gradient(rgbs, fade[:, None]), scale_gradient(sigmas, fade)
     outputs = reference.composite(sigmas, rgbs, samples, len(rays))
     assert outputs.alpha is not None
     predicted = outputs.rgb + (1 - outputs.alpha[:, None]) * background
-    if options.huber > 0:
-        color_loss = torch.nn.functional.huber_loss(predicted, target, reduction="sum", delta=options.huber)
-    else:
-        color_loss = (predicted - target).square().sum()
-    color_loss = color_loss / (3 * n_rays)
-    distortion = torch.zeros_like(color_loss)
+    color = color_loss(predicted, target, options.huber)
+    distortion = torch.zeros_like(color)
     if options.distortion > 0:
-        starts, ends = _squeeze(samples.t_starts), _squeeze(samples.t_ends)
-        middles = _squeeze(0.5 * (samples.t_starts + samples.t_ends))
-        weights = reference.weights_of(sigmas, samples)
-        distortion = reference.spread(weights, middles, ends - starts, samples).sum() / n_rays
-    loss = color_loss + options.distortion * distortion
+        distortion = squeezed_distortion(sigmas, samples)
+    loss = color + options.distortion * distortion
     mse = (predicted - target).square().sum().item() / (3 * n_rays)
-    return StepResult(loss, color_loss.item(), mse, distortion.item(), len(given), len(samples), 0)
+    return StepResult(loss, color.item(), mse, distortion.item(), len(given), len(samples), 0)
+
+
+def color_loss(predicted: Tensor, target: Tensor, huber: float) -> Tensor:
+    """Mean colour loss per channel: Huber's, or squared for `huber` = 0."""
+    if huber > 0:
+        total = torch.nn.functional.huber_loss(predicted, target, reduction="sum", delta=huber)
+    else:
+        total = (predicted - target).square().sum()
+    return total / (3 * max(len(target), 1))
+
+
+def squeezed_distortion(sigmas: Tensor, samples: Samples) -> Tensor:
+    """Mean distortion per ray, of distances t / (1 + t)."""
+    starts, ends = _squeeze(samples.t_starts), _squeeze(samples.t_ends)
+    middles = _squeeze(0.5 * (samples.t_starts + samples.t_ends))
+    weights = reference.weights_of(sigmas, samples)
+    return reference.spread(weights, middles, ends - starts, samples).sum() / max(samples.n_rays, 1)
 
 
 def _squeeze(t: Tensor) -> Tensor:
     return t / (1 + t)
 
 
-def _scale_gradient(value: Tensor, factor: Tensor) -> Tensor:
+def scale_gradient(value: Tensor, factor: Tensor) -> Tensor:
+    """The value itself, with its gradient multiplied by `factor`."""
     return value * factor + (value * (1 - factor)).detach()
 
 

@@ -10,12 +10,14 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
 from ..errors import UserError
+from .aug import Aug
+from .aug_settings import AugConfig
 from .config_json import config_from_data, config_to_data, did_you_mean
 from .ngp import Ngp, NgpConfig
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from .protocol import Method
 
 
-MethodConfig = NgpConfig
-"""The settings of any method; a union as soon as there are two."""
+MethodConfig: TypeAlias = NgpConfig | AugConfig
+"""The settings of any method."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class MethodEntry:
 @functools.cache
 def known_methods() -> dict[str, MethodEntry]:
     """All methods by name, ours first; an outside package cannot replace one of ours."""
-    found = {"ngp": MethodEntry("ngp", NgpConfig, Ngp)}
+    found = {"ngp": MethodEntry("ngp", NgpConfig, Ngp), "aug": MethodEntry("aug", AugConfig, Aug)}
     for point in entry_points(group="nerfstudio_ext.methods"):
         if point.name not in found:
             found[point.name] = point.load()

@@ -73,6 +73,25 @@ class NgpConfig:
     """Kernel back end: auto, reference, cpu or cuda."""
 
 
+@dataclass(frozen=True)
+class StepInputs:
+    """A training batch as the kernels take it.
+
+    Attributes:
+        rays: Cut to the scene box.
+        jitter: Where on each ray sampling begins.
+        target: Colours the rays should have, on `background`.
+        background: Colour behind each ray.
+        options: Lattice and losses of this step.
+    """
+
+    rays: Rays
+    jitter: Tensor
+    target: Tensor
+    background: Tensor
+    options: StepOptions
+
+
 class Ngp(nn.Module):
     """A `Method`: trains and renders the fast field; see `methods.protocol`.
 
@@ -121,19 +140,24 @@ class Ngp(nn.Module):
 
     def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
         """Loss of one batch; see `Method.train_step`."""
+        given = self.inputs(rays, batch, step)
+        if self._space is None:
+            self._space = kernels.make_space(self.field.table.device)
+        result = kernels.field_step(
+            self.field.tensors(), given.rays, given.jitter, given.target, given.background, self.occupancy.occupancy(),
+            given.options, 2 * self.config.samples_per_batch, self._space, backend=self.config.backend,
+        )  # fmt: skip
+        self.plan_next(result.n_marched, result.n_seen, result.n_dropped, len(rays))
+        return {"color": result.loss, "mse": torch.tensor(result.mse)}
+
+    def inputs(self, rays: Rays, batch: PixelBatch, step: int) -> StepInputs:
+        """Draw what is random about a batch: colours behind the rays, and where on them sampling begins."""
         background = self._backgrounds(len(rays), batch)
         target = batch.rgb
         if batch.alpha is not None:
             target = background + batch.alpha[:, None] * (target - background)
         jitter = torch.rand(len(rays), generator=self.generator)
-        if self._space is None:
-            self._space = kernels.make_space(self.field.table.device)
-        result = kernels.field_step(
-            self.field.tensors(), self.clipped(rays), jitter, target, background, self.occupancy.occupancy(),
-            self._options_at(step), 2 * self.config.samples_per_batch, self._space, backend=self.config.backend,
-        )  # fmt: skip
-        self._plan_next(result, len(rays))
-        return {"color": result.loss, "mse": torch.tensor(result.mse)}
+        return StepInputs(self.clipped(rays), jitter, target, background, self._options_at(step))
 
     def after_step(self, step: int) -> None:
         """Refresh the occupancy where its schedule says so."""
@@ -213,15 +237,16 @@ class Ngp(nn.Module):
             return torch.full((n_rays, 3), float(kind == "white"))
         return torch.rand(n_rays, 3, generator=self.generator)
 
-    def _plan_next(self, result: kernels.StepResult, n_rays: int) -> None:
-        seen = max(result.n_seen, 1) / max(n_rays - result.n_dropped, 1)
+    def plan_next(self, n_marched: int, n_seen: int, n_dropped: int, n_rays: int) -> None:
+        """Choose the size of the next batch from the samples of this one."""
+        seen = max(n_seen, 1) / max(n_rays - n_dropped, 1)
         wanted = self.config.samples_per_batch / seen
         # Half way each step: the count swings when the occupancy is refreshed.
         self.n_rays = int(min(max(math.sqrt(self.n_rays * wanted), RAYS_RANGE[0]), RAYS_RANGE[1]))
         self._stats = {
-            "marched_per_ray": result.n_marched / max(n_rays, 1),
+            "marched_per_ray": n_marched / max(n_rays, 1),
             "seen_per_ray": seen,
-            "dropped_rays": float(result.n_dropped),
+            "dropped_rays": float(n_dropped),
         }
 
 

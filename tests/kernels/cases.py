@@ -297,6 +297,8 @@ OWN_FILES = {
     "field_step": "test_fused.py",
     "render_field": "test_fused.py",
     "field_density": "test_fused.py",
+    "seen_samples": "test_disturbed.py",
+    "disturbed_loss": "test_disturbed.py",
 }
 """Operations whose contract is tested in a file of their own: their outputs vary in size, or they are fused."""
 

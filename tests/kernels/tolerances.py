@@ -64,6 +64,8 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("occ_select", "cells"): Tolerance(0.0, "whole numbers"),
     ("field_step", "loss"): Tolerance(1e-5, _CHAIN),
     ("field_step", "gradients"): Tolerance(3e-5, _CHAIN + "; 4e-6 was seen"),
+    ("disturbed_loss", "loss"): Tolerance(1e-5, _CHAIN),
+    ("disturbed_loss", "gradients"): Tolerance(1e-4, _CHAIN + "; in positions, the rounding of the cell's fractions"),
     ("render_field", "rgb"): Tolerance(2e-3, _RENDER),
     ("render_field", "alpha"): Tolerance(2e-3, _RENDER),
     ("render_field", "depth"): Tolerance(1e-2, _RENDER + "; distances up to 5"),

@@ -8,11 +8,16 @@ import pytest
 import torch
 
 from nerfstudio_ext import methods
+from nerfstudio_ext.methods.aug_settings import AugConfig, MlpConfig
 from nerfstudio_ext.methods.ngp import NgpConfig
 
 from .ball_scene import BallSampler, make_meta
 
-SMALL = {"ngp": NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, color_hidden=16, grid_size=32)}
+TINY_HASH = NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, color_hidden=16, grid_size=32)
+SMALL = {
+    "ngp": TINY_HASH,
+    "aug": AugConfig(mlp=MlpConfig(width=16, coarse_samples=8, fine_samples=8, rays_per_batch=64)),
+}
 """A size at which two steps take a moment; a method without an entry is tested as it comes."""
 
 

@@ -1,0 +1,170 @@
+"""Adversarially augmented training (Aug-NeRF) as a method, over the paper's networks or over the fast field.
+
+Every step finds the small disturbance that hurts the present scene most and trains on the mean of the clean and the
+disturbed loss. What can be disturbed, and how far, is in `aug_settings`; how the worst disturbance is found in
+`aug_balls`; where it enters in `aug_levels` and `aug_hash`.
+
+Source: Chen et al. 2022, "Aug-NeRF: Training Stronger Neural Radiance Fields with Triple-Level Physically-Grounded
+Augmentations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..rays import RayOutputs, Rays
+from ..scenes.model import SceneMeta
+from ..scenes.pixel_sampler import PixelBatch
+from .aug_balls import Ball, Deltas, ascend, random_start, weight_disturbance
+from .aug_hash import HashScene
+from .aug_mlp import MlpScene
+from .aug_settings import AugConfig, disturbs, key_names, plans
+from .protocol import ParamGroup
+
+ADVERSARY_SEED = 0x5EED
+"""Keeps the adversary's random stream apart from that of the clean passes, which then do not depend on it."""
+
+
+class AugBatch(Protocol):
+    """One training batch of a scene, in all the passes it goes through."""
+
+    def shapes(self, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every delta that the keys of the settings stand for."""
+
+    def unit(self, name: str) -> float | Tensor:
+        """What a radius of 1 means for a delta."""
+
+    def clean(self) -> tuple[Tensor, Tensor]:
+        """The loss without disturbance, and the squared colour error."""
+
+    def disturbed(self, deltas: Deltas, *, for_weights: bool) -> Tensor:
+        """The loss under disturbance, differentiable in the weights or in the deltas."""
+
+
+class Aug(nn.Module):
+    """A `Method`: augmented training of a scene; see `methods.protocol`.
+
+    Args:
+        config: Settings.
+        meta: The capture.
+        seed: Seed of the weights and of all random choices.
+    """
+
+    def __init__(self, config: AugConfig, meta: SceneMeta, *, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.adversary_generator = torch.Generator().manual_seed(seed ^ ADVERSARY_SEED)
+        self.scene: HashScene | MlpScene = (
+            HashScene(config, meta, seed=seed) if config.field == "hash" else MlpScene(config, meta, seed=seed)
+        )
+        self._plans = plans(config)
+        self._disturbs_weights = "weights" in key_names(config) and config.weight_strength > 0
+        self._pending: list[tuple[nn.Parameter, Tensor]] = []
+        self._stats: dict[str, float] = {}
+
+    @property
+    def n_rays(self) -> int:
+        """Rays of the next batch."""
+        return self.scene.n_rays
+
+    @n_rays.setter
+    def n_rays(self, n: int) -> None:
+        self.scene.n_rays = n
+
+    def param_groups(self) -> list[ParamGroup]:
+        """The parameters of the scene."""
+        return self.scene.param_groups()
+
+    def lr_factor(self, progress: float) -> float:
+        """The schedule of the scene."""
+        return self.scene.lr_factor(progress)
+
+    def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
+        """Clean and disturbed loss of one batch, each with its share; see `Method.train_step`."""
+        self._restore_weights()
+        begun = self.scene.begin(rays, batch, step)
+        mix = self.config.mix
+        if not disturbs(self.config, step):
+            loss, mse = begun.clean()
+            return {"color": loss, "mse": mse}
+        deltas = self._worst(begun)
+        if self._disturbs_weights:
+            self._disturb_weights(begun, deltas)
+        clean, mse = begun.clean()
+        disturbed = begun.disturbed(deltas, for_weights=True)
+        self._stats = {"clean_loss": float(clean.detach()), "disturbed_loss": float(disturbed.detach())}
+        return {"color": (1 - mix) * clean, "disturbed": mix * disturbed, "mse": mse}
+
+    def after_step(self, step: int) -> None:
+        """Take the disturbance of the weights back, then the scene's own upkeep."""
+        self._restore_weights()
+        self.scene.after_step(step)
+
+    def render_rays(self, rays: Rays) -> RayOutputs:
+        """Evaluate rays with the present weights, undisturbed."""
+        return self.scene.render_rays(rays)
+
+    def snapshot(self) -> Callable[[Rays], RayOutputs]:
+        """`render_rays` over a copy of the weights."""
+        return self.scene.snapshot()
+
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Density per scene unit at world positions."""
+        return self.scene.density(x)
+
+    def warm_up(self) -> None:
+        """Compile the kernels of the scene; changes no state."""
+        self.scene.warm_up()
+
+    def stats(self) -> Mapping[str, float]:
+        """Numbers of the scene, and clean and disturbed loss of the last step."""
+        return {**self.scene.stats(), **self._stats}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """All tensors and both random states."""
+        state = {f"scene.{name}": value for name, value in self.scene.state_dict().items()}
+        return {**state, "adversary_generator": self.adversary_generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Restore `state_dict()`; a disturbance of the weights that was still on is forgotten."""
+        self._pending = []
+        own = dict(state)
+        self.adversary_generator.set_state(own.pop("adversary_generator"))
+        scene = {name.removeprefix("scene."): value for name, value in own.items()}
+        return self.scene.load_state_dict(scene, strict, assign)
+
+    def _worst(self, begun: AugBatch) -> dict[str, Tensor]:
+        balls, shapes = {}, {}
+        for key, plan in self._plans.items():
+            for name, shape in begun.shapes([key]).items():
+                unit = begun.unit(name)
+                if plan.norm == "l2" and isinstance(unit, Tensor):
+                    unit = unit.expand(shape).flatten(1).mean(1) if len(shape) > 1 else unit
+                length = plan.step if self.config.mode == "official" else plan.step * unit
+                balls[name], shapes[name] = Ball(plan.radius * unit, length, plan.iterations, plan.norm), shape
+        start = random_start(balls, shapes, self.adversary_generator)
+        is_friendly = self.config.adversary == "friendly"
+        return ascend(lambda deltas: begun.disturbed(deltas, for_weights=False), start, balls, is_friendly=is_friendly)
+
+    def _disturb_weights(self, begun: AugBatch, deltas: Deltas) -> None:
+        """Change the weights until the optimiser has stepped; `_restore_weights` takes it back."""
+        weights = self.scene.disturbed_weights()
+        directions = weight_disturbance(begun.disturbed(deltas, for_weights=True), weights)
+        pending = []
+        with torch.no_grad():
+            for weight, direction in zip(weights, directions, strict=True):
+                change = self.config.weight_strength * direction
+                weight.add_(change)
+                pending.append((weight, change))
+        self._pending = pending
+
+    def _restore_weights(self) -> None:
+        with torch.no_grad():
+            for weight, change in self._pending:
+                weight.sub_(change)
+        self._pending = []

@@ -1,0 +1,153 @@
+"""Settings of adversarially augmented training, and how the lists among them become one entry per disturbance."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, TypeVar, cast
+
+from ..errors import UserError
+from .aug_balls import Norm
+from .config_json import did_you_mean
+from .ngp import NgpConfig
+
+T = TypeVar("T", int, float, str)
+
+KEYS = ("pose", "depth", "points", "features", "raw", "rgb", "weights")
+"""What can be disturbed: cameras, distances along rays, sample positions, the hidden (or encoded) vector, raw colour
+and density, rendered colour, and the networks' weights."""
+DEFAULT_RADII = {
+    "mlp": {"pose": 0.1, "depth": 0.5, "points": 0.5, "features": 0.01, "raw": 0.05, "rgb": 0.02},
+    "hash": {"pose": 0.1, "depth": 0.5, "points": 0.5, "features": 0.2, "raw": 0.2, "rgb": 0.02},
+}
+"""Radius of each ball in its own unit, by field; see `AugConfig.radii`."""
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    """Settings of the paper's coarse and fine networks; the paper itself trains 512 wide, 1024 rays, 500000 steps."""
+
+    width: int = 128
+    """Width of the layers: 128 trains on two CPU cores; the released code uses 512."""
+    coarse_samples: int = 48
+    """Samples along every ray."""
+    fine_samples: int = 48
+    """Samples added where the coarse network saw something; 0 trains one network only."""
+    rays_per_batch: int = 512
+    """Rays of a training batch."""
+    mlp_lr: float = 5e-4
+    """Learning rate at the start."""
+    mlp_lr_decades: float = 2.0
+    """Decades it falls by: 2, as in 500000 steps of the paper's schedule."""
+    raw_noise: float = 0.0
+    """Standard deviation of noise on the raw density while training; the paper uses 1 for forward-facing photos."""
+
+
+@dataclass(frozen=True)
+class AugConfig:
+    """Settings of adversarially augmented training."""
+
+    field: Literal["mlp", "hash"] = "mlp"
+    """What is trained: mlp, the paper's coarse and fine networks, or hash, the fast field (far quicker on a CPU)."""
+    mode: Literal["shared", "official"] = "shared"
+    """Which weights the adversarial loss reaches: shared, those that are rendered, as the paper describes; official,
+    a third network of its own with all faults of the released code, for comparison (mlp only)."""
+    keys: str = "pose,depth,points,features,raw"
+    """What is disturbed, of: pose, depth, points, features, raw, rgb, weights."""
+    radii: str | None = None
+    """One radius for all keys or one per key. pose: degrees, and hundredths of a scene unit; depth: half sample
+    spacings; points: half sample spacings, or pixels (mlp) or finest cells (hash) where these are smaller; features:
+    absolute (mlp) or typical feature values (hash); raw: logits; rgb: colour 0..1. Not used for weights."""
+    step_sizes: str = "1"
+    """Length of an ascent step, one or one per key, in radii (mode official: absolute)."""
+    iterations: str = "1"
+    """Ascent steps, one number or one per key; 0 leaves a key at its random start."""
+    norms: str = "linf"
+    """Ball of each key, linf or l2, one or one per key."""
+    adversary: Literal["worst", "friendly", "random"] = "worst"
+    """worst raises the loss, friendly lowers it, random stays where it starts."""
+    mix: float = 0.5
+    """Share of the adversarial loss (lambda); 0 is plain training, bit for bit."""
+    adversary_from: int = 0
+    """Training step from which on there is an adversary."""
+    weight_strength: float = 0.01
+    """Length of the disturbance of the weights, relative to each weight (key weights)."""
+    mlp: MlpConfig = dataclasses.field(default_factory=MlpConfig)
+    """The paper's networks."""
+    hash: NgpConfig = dataclasses.field(default_factory=NgpConfig)
+    """The fast field; `near` and `background` count for both fields."""
+
+    def __post_init__(self) -> None:
+        plans(self)
+        if not 0 <= self.mix <= 1:
+            raise UserError(f"{self.mix} is not between 0 and 1", where="--mix")
+        if self.mode == "official" and self.field == "hash":
+            raise UserError("the released code has no hash field", where="--mode official", fix="Use --mode shared")
+
+
+@dataclass(frozen=True)
+class KeyPlan:
+    """How one key is disturbed: radius and step in the key's unit, number of ascent steps, norm."""
+
+    radius: float
+    step: float
+    iterations: int
+    norm: Norm
+
+
+def plans(config: AugConfig) -> dict[str, KeyPlan]:
+    """One plan per key, in the order given; "weights" is not among them.
+
+    Raises:
+        UserError: for an unknown key, a list of the wrong length, or a number that makes no sense.
+    """
+    keys = key_names(config)
+    n = len(keys)
+    radii = [DEFAULT_RADII[config.field].get(key, 0.0) for key in keys]
+    if config.radii is not None:
+        radii = _spread("--radii", config.radii, float, n)
+    steps = _spread("--step-sizes", config.step_sizes, float, n)
+    iterations = _spread("--iterations", config.iterations, int, n)
+    norms = _spread("--norms", config.norms, str, n)
+    for name, values in (("--radii", radii), ("--step-sizes", steps), ("--iterations", iterations)):
+        if any(not 0 <= value < 1e6 for value in values):
+            raise UserError(f"{min(values)}..{max(values)} is out of range", where=name, fix="Use numbers from 0 up")
+    for norm in norms:
+        if norm not in ("linf", "l2"):
+            raise UserError(f"'{norm}' is no norm", where="--norms", fix="Use linf or l2")
+    is_absolute = config.mode == "official"
+    found = {}
+    for key, radius, step, count, norm in zip(keys, radii, steps, iterations, norms, strict=True):
+        length = step if is_absolute else step * radius
+        found[key] = KeyPlan(radius, length, 0 if config.adversary == "random" else count, cast(Norm, norm))
+    return {key: plan for key, plan in found.items() if key != "weights"}
+
+
+def key_names(config: AugConfig) -> list[str]:
+    """The keys of the config, checked."""
+    keys = [key.strip() for key in config.keys.split(",") if key.strip()]
+    for key in keys:
+        if key not in KEYS:
+            raise UserError(f"'{key}' cannot be disturbed", where="--keys", fix=did_you_mean(key, KEYS))
+    if len(set(keys)) != len(keys):
+        raise UserError(f"'{config.keys}' names a key twice", where="--keys", fix="Name each once")
+    return keys
+
+
+def disturbs(config: AugConfig, step: int) -> bool:
+    """Whether there is an adversary in a training step."""
+    return config.mix > 0 and step >= config.adversary_from and bool(key_names(config))
+
+
+def _spread(flag: str, text: str, kind: type[T], n: int) -> list[T]:
+    """A list of one value or n values, as n values."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    try:
+        values = [kind(word) for word in words]
+    except ValueError:
+        raise UserError(f"'{text}' is not a list of numbers", where=flag, fix="Write it as 0.5 or 0.5,1,2") from None
+    if len(values) == 1:
+        return values * n
+    if len(values) != n:
+        raise UserError(f"{len(values)} values for {n} keys", where=flag, fix="Give one value, or one per key")
+    return values
