@@ -57,6 +57,7 @@ COMMANDS = {
     "path": Command("path", "orbit|spiral|interpolate RUN", "Make a camera path for rendering."),
     "render": Command("render", "RUN --path SPEC --output-path OUT", "Render a run along a path: video or pictures."),
     "eval": Command("evaluate", "RUN", "PSNR and SSIM on held-out photos, per image and mean."),
+    "stega": Command("stega", "extract PICTURES", "Provenance marks: find a hidden message in pictures."),
     "bench": Command("bench", "cpu", "Measure this machine: ratios of the kernels against the reference."),
 }
 
@@ -128,7 +129,9 @@ def _run(name: str, argv: list[str]) -> int:
     command = COMMANDS[name]
     module = cast(CommandModule, importlib.import_module(f".{command.module}", __package__))
     options_type, argv = module.options_for(argv)
-    options = parse(options_type, argv, name, command.summary)
+    # An action of a command, such as `stega extract`, names itself.
+    spoken, summary = getattr(options_type, "command", name), getattr(options_type, "summary", command.summary)
+    options = parse(options_type, argv, spoken, summary)
     out = Output(options.json)
     logging.basicConfig(handlers=[out.log_handler()])
     return module.run(options, out) or 0

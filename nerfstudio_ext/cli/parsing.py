@@ -156,7 +156,9 @@ def _plain(hint: Any) -> tuple[Any, tuple[str, ...]]:
 def _arity(kind: Any) -> int:
     if kind is bool:
         return 0
-    return len(typing.get_args(kind)) if typing.get_origin(kind) is tuple else 1
+    members = typing.get_args(kind) if typing.get_origin(kind) is tuple else ()
+    # A tuple of any length is a flag that may be given several times, with one value each.
+    return 1 if Ellipsis in members else len(members) or 1
 
 
 def _first_sentences(box: str) -> str:

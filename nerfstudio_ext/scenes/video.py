@@ -112,6 +112,34 @@ def extract_frames(video: Path, folder: Path, n_frames: int, progress: Progress)
     return FrameChoice(tuple(numbers[:written]), len(sharpness), len(sharpness) - len(numbers))
 
 
+def even_frames(video: Path, n_frames: int, longest_side: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames at equal distances in time, upright, in colour.
+
+    Args:
+        video: The file; its content decides what it is.
+        n_frames: How many; fewer when the video has fewer or ends early.
+        longest_side: Larger frames are reduced to it by area average, pixels.
+    Yields:
+        Number of the frame, and its pixels [H,W,3] 8 bit.
+    Raises:
+        UserError: as `extract_frames`, but a single frame is enough.
+    """
+    info = probe_video(video)
+    total = round(info.seconds * info.fps)
+    # Where the length is not written down, from the beginning on.
+    numbers = [int((i + 0.5) * total / n_frames) for i in range(n_frames)] if total else range(0, 8 * n_frames, 8)
+    chosen = sorted(set(numbers))
+    wanted = "+".join(f"eq(n\\,{number})" for number in chosen)
+    side = f"'if(gte(iw,ih),min(iw,{longest_side}),-1)':'if(gte(iw,ih),-1,min(ih,{longest_side}))'"
+    count = 0
+    filters = f"select='{wanted}',scale={side}:flags=area+accurate_rnd+full_chroma_int,format=rgb24"
+    for number, frame in zip(chosen, _frames(video, info, filters, "ppm"), strict=False):
+        yield number, frame
+        count += 1
+    if not count:
+        raise UserError("its frames cannot be decoded", where=video, fix="Copy it again, or convert it to .mp4")
+
+
 def choose_frames(sharpness: np.ndarray, movement: np.ndarray, n_frames: int) -> list[int]:
     """Pick the sharpest frame of each of `n_frames` stretches.
 
@@ -211,18 +239,26 @@ def _ffmpeg_says(video: Path, demuxer: str) -> str:
 
 
 def _grey_frames(video: Path, info: VideoInfo, step: int) -> Iterator[np.ndarray]:
-    """Every `step`-th frame, upright, grey, small. The stream is PGM: each frame carries its own size."""
-    fit = f"scale='if(gt(iw,ih),{ANALYSIS_SIDE},-2)':'if(gt(iw,ih),-2,{ANALYSIS_SIDE})':flags=area"
+    """Every `step`-th frame, upright, grey, small."""
     thin = f"select='not(mod(n\\,{step}))'," if step > 1 else ""
-    output = ["-map", "0:v:0", "-vf", f"{thin}{fit},format=gray", "-fps_mode", "passthrough"]
-    output += ["-f", "image2pipe", "-c:v", "pgm", "-"]
+    return _frames(video, info, f"{thin}{_fit(ANALYSIS_SIDE)},format=gray", "pgm")
+
+
+def _fit(longest_side: int) -> str:
+    """Filter that reduces, or enlarges, frames to this longer side."""
+    return f"scale='if(gt(iw,ih),{longest_side},-2)':'if(gt(iw,ih),-2,{longest_side})':flags=area"
+
+
+def _frames(video: Path, info: VideoInfo, filters: str, codec: str) -> Iterator[np.ndarray]:
+    """Decoded frames. The stream is PGM or PPM: each frame carries its own size."""
+    output = ["-map", "0:v:0", "-vf", filters, "-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", codec, "-"]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [*_arguments(video, info.demuxer), *output], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         )
         stream: IO[bytes] = process.stdout  # type: ignore[assignment]
         try:
-            while (frame := _read_pgm(stream)) is not None:
+            while (frame := _read_pnm(stream)) is not None:
                 yield frame
         finally:
             stream.close()
@@ -230,17 +266,18 @@ def _grey_frames(video: Path, info: VideoInfo, step: int) -> Iterator[np.ndarray
             process.wait()
 
 
-def _read_pgm(stream: IO[bytes]) -> np.ndarray | None:
-    """The next binary PGM picture of a stream, or None at its end."""
-    if stream.readline().strip() != b"P5":
-        return None
+def _read_pnm(stream: IO[bytes]) -> np.ndarray | None:
+    """The next binary PGM [H,W] or PPM [H,W,3] picture of a stream, or None at its end."""
+    n_channels = {b"P5": 1, b"P6": 3}.get(stream.readline().strip())
     size = stream.readline().split()
     stream.readline()
-    if len(size) != 2:
+    if n_channels is None or len(size) != 2:
         return None
     width, height = int(size[0]), int(size[1])
-    data = stream.read(width * height)
-    return np.frombuffer(data, np.uint8).reshape(height, width) if len(data) == width * height else None
+    data = stream.read(width * height * n_channels)
+    if len(data) != width * height * n_channels:
+        return None
+    return np.frombuffer(data, np.uint8).reshape((height, width, 3) if n_channels == 3 else (height, width))
 
 
 def _write_frames(video: Path, info: VideoInfo, numbers: Sequence[int], folder: Path, progress: Progress) -> int:

@@ -97,21 +97,21 @@ def project(keys: Sequence[Key], feature: NDArray[np.floating], n_bits: int) -> 
 
     Args:
         keys: K keys.
-        feature: [width].
+        feature: [width], or several [..,width].
         n_bits: Code bits per key.
     Returns:
-        [K,n_bits]; row i equals `keys[i].projection(n_bits, width) @ feature`.
+        [..,K,n_bits]; row i equals `keys[i].projection(n_bits, width) @ feature`.
     """
-    width = len(feature)
+    width = feature.shape[-1]
     hadamard = _hadamard(width).astype(np.float64)
     blocks = []
     for block in range(-(-n_bits // width)):
         signs = np.stack([key._signs(block, width) for key in keys]).astype(np.float64)
-        values = signs[:, 0] * feature
+        values = signs[:, 0] * feature[..., None, :]
         for later in range(1, _ROUNDS + 1):
             values = signs[:, later] * (values @ hadamard)
         blocks.append(values / float(width) ** (_ROUNDS / 2))
-    return np.concatenate(blocks, axis=1)[:, :n_bits]
+    return np.concatenate(blocks, axis=-1)[..., :n_bits]
 
 
 def _hadamard(width: int) -> NDArray[np.int64]:

@@ -91,8 +91,7 @@ def read_code(
     usable = [layout for layout in layouts if layout.is_coded and layout.n <= len(logits)]
     found: list[Reading] = []
     for layout in usable:
-        placed = np.empty(layout.n)
-        placed[_order(layout, key)] = logits[: layout.n] * (1.0 - 2.0 * _whitening(layout, key))
+        placed = place_logits(logits, layout, key)
         share = _share(layout, usable) / trials
         for message, codeword in _best_messages(layout, placed):
             bound = 2.0 ** log2_agreement_bound(placed, codeword, layout.log2_messages(message))
@@ -128,7 +127,7 @@ def recognise(
         (message, layout, write_code(message, key, layout))
         for message in messages
         for layout in layouts
-        if layout.n <= len(logits) and _fits(message, layout)
+        if layout.n <= len(logits) and fits(message, layout)
     ]
     found = []
     for message, layout, bits in written:
@@ -137,6 +136,13 @@ def recognise(
         found.append(Reading(message, layout, bits, errors, pay_for_dependent_trials(bound, len(written) * trials)))
     best = min(found, key=lambda reading: reading.false_alarm, default=None)
     return best if best is not None and best.false_alarm <= max_false_alarm else None
+
+
+def place_logits(logits: NDArray[np.floating], layout: Layout, key: Key) -> Logits:
+    """Logits of code bits as they come from the picture [..,N], in the order and signs of the codeword [..,n]."""
+    placed = np.empty((*logits.shape[:-1], layout.n))
+    placed[..., _order(layout, key)] = logits[..., : layout.n] * (1.0 - 2.0 * _whitening(layout, key))
+    return placed
 
 
 def _share(layout: Layout, usable: Sequence[Layout]) -> float:
@@ -187,7 +193,8 @@ def _order(layout: Layout, key: Key) -> NDArray[np.int64]:
     return key.permutation(f"order {layout.name}", layout.n)
 
 
-def _fits(message: Message, layout: Layout) -> bool:
+def fits(message: Message, layout: Layout) -> bool:
+    """Whether a layout can hold a message."""
     return layout.is_identity == (message.kind == "id48") and 1 <= len(message.data) <= layout.max_bytes
 
 
