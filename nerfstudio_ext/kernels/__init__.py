@@ -31,6 +31,7 @@ from .fused import (
     render_field,
 )
 from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_bits
+from .views import AttentionWeights, FirstLayer, SourceViews, ray_differences, view_attention, view_maximum
 
 __all__ = [
     "Disturbance",
@@ -38,6 +39,12 @@ __all__ = [
     "View",
     "disturbed_loss",
     "seen_samples",
+    "AttentionWeights",
+    "FirstLayer",
+    "SourceViews",
+    "ray_differences",
+    "view_attention",
+    "view_maximum",
     "FieldTensors",
     "Occupancy",
     "StepOptions",

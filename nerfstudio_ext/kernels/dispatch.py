@@ -114,6 +114,8 @@ _CPU_FUSED = "nerfstudio_ext.kernels.cpu_field"
 _CPU_OCCUPANCY = "nerfstudio_ext.kernels.cpu_occupancy"
 _DISTURBED = "nerfstudio_ext.kernels.reference_disturbed"
 _CPU_DISTURBED = "nerfstudio_ext.kernels.cpu_disturbed"
+_VIEWS = "nerfstudio_ext.kernels.reference_views"
+_CPU_VIEWS = "nerfstudio_ext.kernels.cpu_view_ops"
 
 OPS: dict[str, dict[str, Implementation]] = {
     "hash_encode": _row("hash_encode", in_tcnn=True),
@@ -132,6 +134,8 @@ OPS: dict[str, dict[str, Implementation]] = {
     "field_density": _row("field_density", reference=_FUSED, cpu=_CPU_FUSED),
     "seen_samples": _row("seen_samples", reference=_DISTURBED, cpu=_CPU_DISTURBED),
     "disturbed_loss": _row("disturbed_loss", reference=_DISTURBED, cpu=_CPU_DISTURBED),
+    "view_maximum": _row("view_maximum", reference=_VIEWS, cpu=_CPU_VIEWS),
+    "view_attention": _row("view_attention", reference=_VIEWS, cpu=_CPU_VIEWS),
 }
 """Every operation on every back end."""
 

@@ -13,6 +13,8 @@ from nerfstudio_ext import kernels
 from nerfstudio_ext.kernels import dispatch
 from nerfstudio_ext.rays import Samples
 
+from . import view_cases
+
 Tensors = dict[str, Tensor]
 
 
@@ -278,6 +280,20 @@ def _occ_select(n: int, generator: torch.Generator) -> Case:
     return Case("occ_select", {"words": words, "ranks": ranks}, run)
 
 
+def _view_attention(n: int, generator: torch.Generator) -> Case:
+    tensors = view_cases.view_tensors(n, generator)
+    del tensors["weight"]
+    differentiable = ("query", "maps", *view_cases.FIRST, *view_cases.WEIGHTS)
+    return Case("view_attention", tensors, view_cases.attention, differentiable)
+
+
+def _view_maximum(n: int, generator: torch.Generator) -> Case:
+    tensors = view_cases.view_tensors(n, generator)
+    names = ("x", "pixels", "maps", "projections", "centres", "extents", *view_cases.FIRST, "weight")
+    kept = {name: tensors[name] for name in names}
+    return Case("view_maximum", kept, view_cases.maximum, ("maps", *view_cases.FIRST, "weight"))
+
+
 CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "hash_encode": _hash_encode,
     "sh_encode": _sh_encode,
@@ -289,6 +305,8 @@ CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "occ_refresh": _occ_refresh,
     "occ_pack": _occ_pack,
     "occ_select": _occ_select,
+    "view_attention": _view_attention,
+    "view_maximum": _view_maximum,
 }
 """Makes a case with n positions, directions, rays or cells."""
 SAMPLE_CASES = {"weights_of": weights_case, "composite": composite_case, "distortion": distortion_case}

@@ -30,6 +30,12 @@ _CANCEL = "differences of sums over the ray: the rounding of the sums stays whil
 _DOT = "dot products of up to 64 terms in float32, chained through the layers, in any order of summation"
 _CHAIN = "encoding, networks, compositing and loss in a row, float32 on both sides"
 _RENDER = "rays end where less than 1e-3 of the light passes, and samples that add less than 1e-4 may have no colour"
+_LOOK = "projections are off by 1e-5 pixels, which features that change by one per cell turn into 1e-5"
+_LOOK_BACK = _LOOK + "; sums over up to 12,000 points and four views"
+_LOOK_INPUTS = (
+    "query", "maps", "color", "bias", "key", "key_bias", "value", "value_bias", "place", "place_bias", "place_key",
+    "place_value", "logit",
+)  # fmt: skip
 
 TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("hash_encode", "features"): Tolerance(2e-4, _POSITION),
@@ -67,6 +73,11 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("disturbed_loss", "loss"): Tolerance(1e-5, _CHAIN),
     ("disturbed_loss", "gradients"): Tolerance(1e-4, _CHAIN + "; in positions, the rounding of the cell's fractions"),
     ("render_field", "rgb"): Tolerance(2e-3, _RENDER),
+    ("view_attention", "attended"): Tolerance(3e-5, _LOOK),
+    ("view_attention", "dropped"): Tolerance(3e-5, _LOOK),
+    **{("view_attention", f"grad {name}"): Tolerance(1e-4, _LOOK_BACK) for name in _LOOK_INPUTS},
+    ("view_maximum", "largest"): Tolerance(2e-5, _LOOK),
+    **{("view_maximum", f"grad {name}"): Tolerance(5e-5, _LOOK_BACK) for name in ("maps", "color", "bias", "weight")},
     ("render_field", "alpha"): Tolerance(2e-3, _RENDER),
     ("render_field", "depth"): Tolerance(1e-2, _RENDER + "; distances up to 5"),
     ("field_density", "sigmas"): Tolerance(
