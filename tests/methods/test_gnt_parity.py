@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfstudio_ext.fields import depth_samples, epipolar
+from nerfstudio_ext.fields import depth_samples, epipolar, gnt_fast
 from nerfstudio_ext.methods import gnt_views
 from tests.conftest import shared_folder
 
@@ -178,6 +178,32 @@ def check_training(fixture: Fixture, net, transformer, loss_of) -> None:
     optimizer.step()
     with torch.no_grad():
         close(loss_of(fixture, net, transformer), fixture.outputs["train/loss_after_one_adam_step"], 1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_fused_path(fixture: Fixture, mode: str, backend: str):
+    _, transformer = fixture.models()
+    out, rays_o, rays_d = fixture.outputs, fixture.inputs["ray_o"], fixture.inputs["ray_d"]
+    views = gnt_fast.make_views(transformer, fixture.sources, out["featmap"], fixture.cameras)
+    options = gnt_fast.Options(backend=backend)
+    rgb, weights = gnt_fast.look_and_transform(transformer, views, out[f"{mode}/pts"], rays_o, rays_d, options)
+    close(rgb, out[f"{mode}/rgb"], 1e-4)
+    close(weights, out[f"{mode}/weights"], 1e-4)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_training_on_the_fused_path(fixture: Fixture, backend: str):
+    def fused_loss(fixture: Fixture, net, transformer) -> Tensor:
+        rays_o, rays_d = fixture.inputs["ray_o"], fixture.inputs["ray_d"]
+        x = rays_o[:, None] + z_of(fixture, "inv", len(rays_o))[..., None] * rays_d[:, None]
+        views = gnt_fast.make_views(transformer, fixture.sources, net(fixture.sources), fixture.cameras)
+        options = gnt_fast.Options(backend=backend)
+        rgb, _ = gnt_fast.look_and_transform(transformer, views, x, rays_o, rays_d, options)
+        return (rgb - fixture.inputs["ray_rgb"]).square().mean()
+
+    check_training(fixture, *fixture.models(), fused_loss)
 
 
 def test_view_selection(fixture: Fixture):
