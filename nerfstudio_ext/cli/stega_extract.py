@@ -15,7 +15,7 @@ from .console import Output
 from .options import CommonOptions, one_of
 
 if TYPE_CHECKING:
-    from ..stages.stega.extraction import Extraction
+    from ..stages.stega.findings import Extraction
     from ..stages.stega.keys import Key
     from ..stages.stega.messages import Message
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +16,10 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...progress import Progress, SilentProgress
 from .extractor import Extractor, load_extractor
+from .findings import Extraction, ViewFinding
 from .key_contest import blind_contest, known_contest
 from .keys import FEATURES, Key
-from .messages import LAYOUTS, UNCODED, Layout, Message
+from .messages import LAYOUTS, UNCODED, Layout, Message, smallest_layout
 from .payload import MAX_FALSE_ALARM, Reading, fits, read_code, recognise, write_code
 from .scale_search import FACTOR_SHARES, FeatureReader, FeatureTable, Trial, View
 from .statistics import DISAGREEMENT, RANDOM_KEYS, log2_sign_tail
@@ -30,88 +29,14 @@ _TOGETHER, _EQUAL_SIZES, _OWN_FACTORS, _ALONE = 1 / 2, 1 / 8, 1 / 4, 1 / 8
 each alone. Most sets come from one source."""
 _ALONE_AT_MOST = 32
 """Pictures that are also looked at one by one; of more, the mean says it."""
+_CLIMBERS = 4
+"""Pictures that decide whether another size fits better."""
 _CONTEST_LOOKS = len(FACTOR_SHARES)
 """Looks that random keys take too, beside the one that found something: all of a single picture's."""
+_HINT = 0.05
+"""P-value below which the accuracy of an expected message is given where it reads best, and not at the usual look."""
 _ROUNDS = 3
 """Of choosing each picture's factor by the message and the message by the factors; the choice settles in two."""
-_CONVINCING_VIEW = 1e-3
-"""Largest p-value at which one picture of several counts as showing the message."""
-
-
-@dataclass(frozen=True)
-class ViewFinding:
-    """What one picture contributes.
-
-    Attributes:
-        name: Of the picture.
-        scale: Its size relative to the size it was marked at; None where nothing was found, or it was left out.
-        bit_accuracy: Share of the message's code bits that its signs have right; None without a message in question.
-        p_value: Chance that a wrong key agrees as well with the message on this picture alone; None likewise.
-        confidence: What speaks for the message minus what speaks against it, as a share of both: 0 by chance, 1 at
-            most; None likewise.
-    """
-
-    name: str
-    scale: float | None
-    bit_accuracy: float | None
-    p_value: float | None
-    confidence: float | None
-
-    @property
-    def shows_it(self) -> bool:
-        """Whether this picture alone would have let one believe a message that was known beforehand."""
-        return self.p_value is not None and self.p_value <= _CONVINCING_VIEW
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """The answer to: what do these pictures say under this key?
-
-    Attributes:
-        present: Whether a message was found.
-        message: It, exactly; None when none was found.
-        layout: The code it is written in; None likewise.
-        bit_accuracy: Share of the code bits of the expected message that were right; None when none was expected.
-            When nothing was found it is that at the pictures' own size, where chance gives one half.
-        p_value: Bound on the chance that an unmarked picture or a wrong key looks as convincing, over everything tried.
-        p_value_random_keys: Share of random keys, the true one counted in, that do as well on these pictures.
-        p_values_disagree: Random keys do as well far more often than the bound allows: the message is not believed.
-        views: What each picture contributes.
-        warnings: Lines for people.
-    """
-
-    present: bool
-    message: Message | None
-    layout: Layout | None
-    bit_accuracy: float | None
-    p_value: float
-    p_value_random_keys: float
-    p_values_disagree: bool
-    views: tuple[ViewFinding, ...]
-    warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; the accuracy only where a message was expected."""
-        payload = None
-        if self.message is not None and self.layout is not None:
-            message = self.message
-            payload = {
-                "kind": message.kind, "text": message.text, "hex": message.data.hex(), "code": self.layout.name
-            }  # fmt: skip
-        accuracy = {} if self.bit_accuracy is None else {"bit_accuracy": self.bit_accuracy}
-        return {
-            "present": self.present,
-            "payload": payload,
-            **accuracy,
-            "p_value": self.p_value,
-            "p_value_random_keys": self.p_value_random_keys,
-            "views": [asdict(view) for view in self.views],
-        }
-
-    @property
-    def n_showing(self) -> int:
-        """Pictures that show the message by themselves."""
-        return sum(view.shows_it for view in self.views)
 
 
 def extract(
@@ -182,6 +107,12 @@ class _Search:
     def is_convinced(self) -> bool:
         return self.reading is not None and self.reading.false_alarm <= self._limit
 
+    def usual_code(self, message: Message) -> Layout:
+        """The code a message is most likely written in, of those that are looked for."""
+        fitting = [layout for layout in self.codes if fits(message, layout)]
+        usual = smallest_layout(message)
+        return usual if usual in fitting else fitting[0]
+
     def logits(self, feature: NDArray[np.float64]) -> NDArray[np.float64]:
         """[N] of code bits."""
         return self._projection @ feature
@@ -208,10 +139,11 @@ class _Search:
 
 def _look_at_all(search: _Search, table: FeatureTable) -> None:
     """Every look there is, until one is convincing."""
-    if len(table) == 1:
-        any(search.look(trial) for trial in table.trials())
+    together = 1.0 if len(table) == 1 else _TOGETHER
+    if any(search.look(trial) for trial in table.trials(together)):
+        _climb(search, table, together)
         return
-    if any(search.look(trial) for trial in table.trials(_TOGETHER)):
+    if len(table) == 1:
         return
     if any(search.look(trial) for trial in table.equal_size_trials(_EQUAL_SIZES)):
         return
@@ -224,6 +156,31 @@ def _look_at_all(search: _Search, table: FeatureTable) -> None:
             looks = zip(wanted, FACTOR_SHARES.values(), strict=True)
             if any(search.look(table.trial(factors, share * own)) for factors, own in looks):
                 return
+
+
+def _climb(search: _Search, table: FeatureTable, share: float) -> None:
+    """Once a message is found, go on to neighbouring factors while it stands out more there.
+
+    A clear mark is found at the first look though the picture has been resized; this finds its true size. A few
+    pictures decide. Every factor has its share already, so that nothing more is to be paid.
+    """
+    assert search.reading is not None and search.trial is not None and search.trial.common is not None
+    sample = range(0, len(table), -(-len(table) // _CLIMBERS))
+    factors, bits = sorted(FACTOR_SHARES), search.reading.bits
+    seen: dict[int, float] = {}
+
+    def agreement(place: int) -> float:
+        if place not in seen:
+            features = [table.feature(i, factors[place]) for i in sample] if 0 <= place < len(factors) else [None]
+            known = [feature for feature in features if feature is not None]
+            seen[place] = _agreement(search.logits(np.mean(known, axis=0)), bits) if known else -math.inf
+        return seen[place]
+
+    start = place = factors.index(search.trial.common)
+    while (best := max((place, place - 1, place + 1), key=agreement)) != place:
+        place = best
+    if place != start:
+        search.look(table.trial([factors[place]] * len(table), share * FACTOR_SHARES[factors[place]]))
 
 
 def _look_at_own_factors(search: _Search, table: FeatureTable) -> bool:
@@ -303,18 +260,19 @@ def _random_key_p_value(search: _Search, n_keys: int) -> float:
 
 def _in_question(search: _Search, is_present: bool) -> tuple[NDArray[np.uint8] | None, Trial, float | None]:
     """Code bits to hold the pictures against, at which look, and the accuracy of what was expected there."""
-    trial = search.trial if is_present and search.trial is not None else search.trials[0]
-    logits = search.logits(trial.feature)
-    expected = None
+    reading, trial = search.reading, search.trials[0]
+    bits = accuracy = None
+    is_hint = search.is_known and reading is not None and reading.false_alarm < _HINT
+    if reading is not None and search.trial is not None and (is_present or is_hint):
+        bits, trial = reading.bits, search.trial
     if search.expected:
-        known = [write_code(m, search.key, next(c for c in search.codes if fits(m, c))) for m in search.expected]
-        expected = max(known, key=lambda bits: _accuracy(logits, bits))
-    if is_present and search.reading is not None:
-        bits = search.reading.bits
-        if search.reading.message in search.expected:
-            expected = bits
-        return bits, trial, None if expected is None else _accuracy(logits, expected)
-    return expected, trial, None if expected is None else _accuracy(logits, expected)
+        logits = search.logits(trial.feature)
+        known = [write_code(message, search.key, search.usual_code(message)) for message in search.expected]
+        expected = max(known, key=lambda word: _accuracy(logits, word))
+        if bits is None or (reading is not None and reading.message in search.expected):
+            expected = bits = expected if bits is None else bits
+        accuracy = _accuracy(logits, expected)
+    return bits, trial, accuracy
 
 
 def _accuracy(logits: NDArray[np.float64], bits: NDArray[np.uint8]) -> float:

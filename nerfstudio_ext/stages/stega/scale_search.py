@@ -169,7 +169,8 @@ class FeatureTable:
         if not known:
             return None
         had = ((self.factor(i, wanted[i]) or 0.0) if f is not None else 0.0 for i, f in enumerate(features))
-        return Trial(tuple(had), np.mean(known, axis=0), share)
+        common = wanted[0] if len(set(wanted)) == 1 else None
+        return Trial(tuple(had), np.mean(known, axis=0), share, common)
 
     def trials(self, share: float = 1.0) -> Iterator[Trial]:
         """All pictures at one factor; those that are likely first, and computed one by one."""
@@ -201,11 +202,13 @@ class Trial:
         factors: By which each picture was resized; 0 where it was left out.
         feature: [128] mean over the pictures.
         share: Of the false alarms allowed; the shares of all trials that could be made sum to at most 1.
+        common: The factor that was wanted for all pictures; None where each has its own.
     """
 
     factors: tuple[float, ...]
     feature: NDArray[np.float64]
     share: float
+    common: float | None = None
 
 
 @cache

@@ -58,14 +58,22 @@ def log2_sign_tail(logits: Logits, bits: Bits) -> float:
     weights = np.abs(logits)
     if not np.isfinite(weights).all() or not weights.any():
         return 0.0
-    said = weights > 0
-    weights, is_wrong = weights[said], (logits[said] > 0) != (bits[said] > 0)
-    loss = float(weights[is_wrong].sum())
+    return log2_loss_tail(weights, float(weights[(logits > 0) != (bits > 0)].sum()))
+
+
+def log2_loss_tail(weights: Logits, loss: float) -> float:
+    """Logarithm to base 2 of the share of all sets of weights that sum to no more than the loss; see `log2_sign_tail`.
+
+    Args:
+        weights: [n], not negative, not all zero.
+        loss: Sum of the weights of the bits that are wrong.
+    """
+    weights = weights[weights > 0]
     if 2 * loss >= float(weights.sum()):
         return 0.0
-    if loss == 0:
+    if loss <= 0:
         return -float(len(weights))
-    # Rounding of the sums above must not lose the observed set itself.
+    # Rounding of the sums must not lose the observed set itself.
     parts = np.floor(weights * (_PARTS / (loss * (1 + 1e-12)))).astype(np.int64)
     counts = np.zeros(_PARTS + 1)
     counts[0] = 1.0
