@@ -154,9 +154,20 @@ def _forbidden_call(node: ast.Call) -> Iterator[str]:
             yield f"{keyword.arg}=True runs code from data"
 
 
+SAFE_READER = "nerfstudio_ext/methods/torch_files.py"
+"""The one module that may call torch.load, and only in its restricted mode; checkpoints of others come in there."""
+
+
+def is_allowed(path: Path, line: int) -> bool:
+    """Whether a forbidden call is the safe reader's own."""
+    source = path.read_text().splitlines()[line - 1]
+    return label(path) == SAFE_READER and "torch.load(" in source and "weights_only=True" in source
+
+
 @pytest.mark.parametrize("path", ALL_CODE, ids=label)
 def test_nothing_forbidden(path: Path) -> None:
-    wrong = [f"{label(path)}:{line}: {reason}" for line, reason in forbidden(ast.parse(path.read_text()))]
+    found = [(line, reason) for line, reason in forbidden(ast.parse(path.read_text())) if not is_allowed(path, line)]
+    wrong = [f"{label(path)}:{line}: {reason}" for line, reason in found]
     assert not wrong, "\n".join(wrong)
 
 

@@ -58,6 +58,7 @@ COMMANDS = {
     "render": Command("render", "RUN --path SPEC --output-path OUT", "Render a run along a path: video or pictures."),
     "eval": Command("evaluate", "RUN", "PSNR and SSIM on held-out photos, per image and mean."),
     "stega": Command("stega", "extract PICTURES", "Provenance marks: find a hidden message in pictures."),
+    "import": Command("importing", "gnt FILE", "Convert weights that other programs trained."),
     "bench": Command("bench", "cpu", "Measure this machine: ratios of the kernels against the reference."),
 }
 
