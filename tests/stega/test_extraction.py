@@ -181,6 +181,18 @@ def test_random_keys_give_even_p_values() -> None:
     assert is_even(blind, step=0.02)
 
 
+def test_the_second_p_value_stops_early_without_a_bias() -> None:
+    rng = np.random.default_rng(8)
+    looks, words, many = rng.standard_normal((1, FEATURES)), [write_code(OWNER, KEY)], random_keys(4000, seed=9)
+    signs = 2.0 * words[0] - 1
+    logits = project(many, looks[0], 127)
+    agreement = logits @ signs / np.linalg.norm(logits, axis=1)
+    for key in many[:20]:
+        own = (logits := project([key], looks[0], 127)[0]) @ signs / np.linalg.norm(logits)
+        truth, found = float(np.mean(agreement >= own)), known_contest(looks, words, key, n_keys=2000)
+        assert found == pytest.approx(truth, rel=0.6, abs=0.005)
+
+
 def test_ten_thousand_pictures_and_keys_raise_no_alarm() -> None:
     """Every key's best codeword on real features; the bound of the best twenty is worked out for each picture."""
     reader, layout = FeatureReader(public_extractor()), LAYOUTS[0]

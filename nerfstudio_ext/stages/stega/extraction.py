@@ -53,7 +53,7 @@ def extract(
         expected: Messages in question: they need far fewer bits to be recognised than a message that is not known.
         layouts: Codes it may be written in; None for all. The uncoded one is only recognised, never read.
         max_false_alarm: Largest bound on false alarms that is believed.
-        n_random_keys: For the second p-value, which cannot be below 1 / (n + 1).
+        n_random_keys: At most, for the second p-value, which cannot be below 1 / (n + 1).
         progress: Receives one stage.
     Raises:
         UserError: if there is no picture, one is too small, or nothing could be read with these codes.

@@ -47,7 +47,7 @@ class Extraction:
         bit_accuracy: Share of the code bits of the expected message that were right; None when none was expected.
             Where nothing hints at it, it is that at the pictures' own size and in the usual code: chance gives half.
         p_value: Bound on the chance that an unmarked picture or a wrong key looks as convincing, over everything tried.
-        p_value_random_keys: Share of random keys, the true one counted in, that do as well on these pictures.
+        p_value_random_keys: Chance that a random key does as well on these pictures, from up to 2000 of them.
         p_values_disagree: Random keys do as well far more often than the bound allows: the message is not believed.
         views: What each picture contributes.
         warnings: Lines for people.

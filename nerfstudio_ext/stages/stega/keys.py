@@ -5,7 +5,6 @@ All of it is integer arithmetic on HMAC-SHA256 output, so that a key means the s
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import unicodedata
 from collections.abc import Sequence
@@ -40,7 +39,7 @@ class Key:
                 raise UserError("the key holds a character that is not valid Unicode", where="--key") from None
         if not secret:
             raise UserError("the key is empty", where="--key", fix="Choose a word or phrase only you know")
-        self._master = hmac.new(_MASTER, secret, hashlib.sha256).digest()
+        self._master = hmac.digest(_MASTER, secret, "sha256")
 
     def stream(self, purpose: str, n_bytes: int) -> bytes:
         """Pseudorandom bytes; other purposes give independent ones, more bytes continue fewer."""
@@ -74,22 +73,23 @@ class Key:
         hadamard = _hadamard(width)
         blocks = []
         for block in range(-(-n_bits // width)):
-            signs = self._signs(block, width).astype(np.int64)
+            signs = _signs([self], block, width)[0].astype(np.int64)
             rows = np.diag(signs[0])
             for later in signs[1:]:
                 rows = later[:, None] * (hadamard @ rows)
             blocks.append(rows / float(width) ** (_ROUNDS / 2))
         return np.concatenate(blocks)[:n_bits].astype(np.float32)
 
-    def _signs(self, block: int, width: int) -> NDArray[np.int8]:
-        """[4,width] of -1 and 1."""
-        flat = self.bits(f"projection {width} {block}", (_ROUNDS + 1) * width)
-        return (2 * flat.astype(np.int8) - 1).reshape(_ROUNDS + 1, width)
 
+def random_keys(count: int, seed: int = 0, *, first: int = 0) -> list[Key]:
+    """Keys that nobody chose, for the test of what a wrong key reads; the same ones for the same seed.
 
-def random_keys(count: int, seed: int = 0) -> list[Key]:
-    """Keys that nobody chose, for the test of what a wrong key reads; the same ones for the same seed."""
-    return [Key(b"random key %d of series %d" % (i, seed)) for i in range(count)]
+    Args:
+        count: How many.
+        seed: Series.
+        first: Number of the first one in the series.
+    """
+    return [Key(b"random key %d of series %d" % (i, seed)) for i in range(first, first + count)]
 
 
 def project(keys: Sequence[Key], feature: NDArray[np.floating], n_bits: int) -> NDArray[np.float64]:
@@ -106,12 +106,20 @@ def project(keys: Sequence[Key], feature: NDArray[np.floating], n_bits: int) -> 
     hadamard = _hadamard(width).astype(np.float64)
     blocks = []
     for block in range(-(-n_bits // width)):
-        signs = np.stack([key._signs(block, width) for key in keys]).astype(np.float64)
+        signs = _signs(keys, block, width).astype(np.float64)
         values = signs[:, 0] * feature[..., None, :]
         for later in range(1, _ROUNDS + 1):
             values = signs[:, later] * (values @ hadamard)
         blocks.append(values / float(width) ** (_ROUNDS / 2))
     return np.concatenate(blocks, axis=-1)[..., :n_bits]
+
+
+def _signs(keys: Sequence[Key], block: int, width: int) -> NDArray[np.int8]:
+    """[K,4,width] of -1 and 1: the diagonals of each key's block, innermost first."""
+    n_bits = (_ROUNDS + 1) * width
+    drawn = b"".join(key.stream(f"projection {width} {block}", -(-n_bits // 8)) for key in keys)
+    flat = np.unpackbits(np.frombuffer(drawn, np.uint8).reshape(len(keys), -1), axis=1)[:, :n_bits]
+    return (2 * flat.astype(np.int8) - 1).reshape(len(keys), _ROUNDS + 1, width)
 
 
 def _hadamard(width: int) -> NDArray[np.int64]:
