@@ -16,6 +16,7 @@ DIRECTION_OCTAVES = 4
 DEPTH = 8
 SKIP_AFTER = 4
 """Behind this layer (counted from 0) the code of the point is handed in once more."""
+INITIAL_DENSITY = 0.1
 RELEASED_NAMES = {
     **{f"points.{i}": f"pts_linears.{i}" for i in range(DEPTH)},
     "density": "alpha_linear",
@@ -63,6 +64,8 @@ class MlpField(nn.Module):
                     bound = 1 / math.sqrt(layer.in_features)
                     for parameter in layer.parameters():
                         parameter.uniform_(-bound, bound, generator=generator)
+            # A raw density below zero everywhere would leave the whole network without gradient.
+            self.density.bias.fill_(INITIAL_DENSITY)
 
     def forward(
         self,

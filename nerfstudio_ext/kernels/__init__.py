@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..rays import RayOutputs, Rays, Samples
 from .checks import check_samples, check_shape
 from .dispatch import call, resolve, table
-from .disturbed import Disturbance, SeenSamples, View, disturbed_loss, seen_samples
+from .disturbed import Disturbance, DisturbedLoss, Pass, SeenSamples, View, disturbed_loss, seen_samples
 from .fused import (
     FieldTensors,
     Occupancy,
@@ -35,6 +35,8 @@ from .views import AttentionWeights, FirstLayer, SourceViews, ray_differences, v
 
 __all__ = [
     "Disturbance",
+    "DisturbedLoss",
+    "Pass",
     "SeenSamples",
     "View",
     "disturbed_loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numba as nb
@@ -20,6 +21,7 @@ from .cpu_disturbed_step import (
     keep_color_gradient,
     make_space,
     place_samples,
+    scale_rows,
     shift_colors,
     spread_to_samples,
 )
@@ -39,13 +41,14 @@ from .cpu_grid import kernel_grid
 from .cpu_scatter import deal_levels, scatter_gradient
 from .cpu_step import (
     N_LOSSES,
+    StepSettings,
     composite_samples,
     networks_backward,
     ray_losses,
     sample_gradients,
 )
 from .cpu_step import seen_samples as seen_in_chunk
-from .disturbed import Disturbance, SeenSamples, View
+from .disturbed import Disturbance, DisturbedLoss, Pass, SeenSamples
 from .fused import FieldTensors, Occupancy, StepOptions
 
 CHUNK = 384
@@ -100,12 +103,12 @@ def seen_kernel(
 @nb.njit(nogil=True, parallel=True, cache=True)
 def disturbed_kernel(
     view, samples, starts, shifts, target, background, grid, shape, table, weights, s, space, rays_per_chunk,
-    wants_field, dw, sums, positions, gradient, out, d_view,
+    wants_field, share, region, dw, sums, positions, gradient, out, d_view,
 ):  # fmt: skip
     """Losses of given samples under disturbance, and gradients: of the field, or of what disturbs it.
 
-    `starts` [R + 1] is the first sample of each ray. The field's go to `dw` and to columns of `gradient`, those of the
-    disturbance to `out`, those of origins, directions and harmonics to `d_view`.
+    `starts` [R + 1] is the first sample of each ray. The field's go to `dw` and to columns of `gradient` from `region`
+    on, those of the disturbance to `out`, those of origins, directions and harmonics to `d_view`; all times `share`.
     """
     n_segments, n_rays = dw.shape[0], target.shape[0]
     rays_o, rays_d, harmonics = view
@@ -137,13 +140,14 @@ def disturbed_kernel(
             composite_samples(n, count, chunk[0], kept, logits, rgbs, sample_weights, totals)
             shift_colors(first_ray, n, shifts.rgb, totals)
             ray_losses(first_ray, n, n_rays, totals, target, background, is_dropped, s, ray_gradient, sums[segment])
+            scale_rows(n, share, ray_gradient)
             keep_color_gradient(first_ray, n, ray_gradient, out.rgb)
             sums[segment, 2] += sample_gradients(
                 n, count, n_rays, chunk[0], kept, rgbs, sample_weights, totals, ray_gradient, s, logits, d_density
             )
             if wants_field:
                 networks_backward(
-                    shape, weights, at, space, tid, count, d_density, dw[segment], begin, positions, gradient
+                    shape, weights, at, space, tid, count, d_density, dw[segment], region + begin, positions, gradient
                 )
             else:
                 disturbance_backward(
@@ -204,78 +208,112 @@ def seen_samples(
 
 def disturbed_loss(
     field: FieldTensors,
-    view: View,
     samples: Samples,
-    disturbance: Disturbance,
+    passes: tuple[Pass, ...],
     target: Tensor,
     background: Tensor,
-    options: StepOptions,
     space: FieldSpace | None = None,
-) -> tuple[Tensor, float]:
+) -> DisturbedLoss:
     """See `kernels.disturbed_loss`. Gradients of the field and of what disturbs it take one evaluation each."""
-    space = space or FieldSpace()
-    sources = [view.rays_o, view.rays_d, view.harmonics, *disturbance.tensors.values()]
+    job = _Job(field, samples, as_array(target), as_array(background), space or FieldSpace())
+    sources = [
+        [one.view.rays_o, one.view.rays_d, one.view.harmonics, *one.disturbance.tensors.values()] for one in passes
+    ]
     wants_field = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in field.tensors)
-    wants_rest = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in sources)
-    gradients: list[np.ndarray | None] = [None] * (len(field.tensors) + len(sources))
-    arguments = (field, view, samples, disturbance, target, background, options, space)
-    if wants_rest or not wants_field:
-        sums, found = _evaluate(*arguments, wants_field=False)
-        gradients[len(field.tensors) :] = found
+    gradients: list[np.ndarray | None] = [None] * len(field.tensors)
+    sums = np.zeros((len(passes), N_LOSSES))
     if wants_field:
-        sums, found = _evaluate(*arguments, wants_field=True)
-        gradients[: len(field.tensors)] = found
+        sums, found = _field_gradients(job, passes)
+        gradients = [*found]
+    for number, (one, tensors) in enumerate(zip(passes, sources, strict=True)):
+        if wants_field and not any(tensor.requires_grad for tensor in tensors):
+            gradients += [None] * len(tensors)
+            continue
+        of_pass, found = _source_gradients(job, one)
+        gradients += found
+        if not wants_field:
+            sums[number] = of_pass
     n_rays = max(len(target), 1)
-    loss = sums[0] / (3 * n_rays) + options.distortion * sums[2] / n_rays
-    value = torch.tensor(loss, dtype=torch.float32)
-    return _Evaluated.apply(value, gradients, *field.tensors, *sources), sums[1] / (3 * n_rays)
+    weights = np.array([one.options.distortion if wants_field else 0.0 for one in passes])
+    losses = sums[:, 0] / (3 * n_rays) + weights * sums[:, 2] / n_rays
+    total = torch.tensor(float(losses @ np.array([one.share for one in passes])), dtype=torch.float32)
+    inputs = [*field.tensors, *(tensor for tensors in sources for tensor in tensors)]
+    mse = tuple(float(value) for value in sums[:, 1] / (3 * n_rays))
+    return DisturbedLoss(_Evaluated.apply(total, gradients, *inputs), tuple(float(v) for v in losses), mse)
 
 
-def _evaluate(
-    field: FieldTensors,
-    view: View,
-    samples: Samples,
-    disturbance: Disturbance,
-    target: Tensor,
-    background: Tensor,
-    options: StepOptions,
-    space: FieldSpace,
-    *,
-    wants_field: bool,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Sums of the losses, and the gradients of the field or of view and disturbance."""
-    shape, n = shape_of(field), len(samples)
-    starts = np.append(samples.packed_info[:, 0].numpy(), n)
-    longest = int(samples.packed_info[:, 1].max()) if n else 0
-    room = -(-max(longest, CHUNK) // 16) * 16
-    packed = packed_weights(field)
-    sums, dw = np.zeros((SEGMENTS, N_LOSSES)), np.zeros((SEGMENTS, packed.size if wants_field else 0), np.float32)
-    width = -(-n // ROUNDED) * ROUNDED if wants_field else 0
-    positions = space.array("positions", (3, width))
-    gradient = space.array("gradient", (field.layout.n_outputs, width))
-    given = _arrays(disturbance, field.layout.n_outputs)
-    out = Shifts(*(np.empty_like(g) if not wants_field else g[:0] for g in given))
-    d_view = tuple(np.zeros((0 if wants_field else len(target), k), np.float32) for k in (3, 3, net.SH))
-    settings = settings_of(options, 1, field.aabb_scale)
-    if not wants_field:  # what fades with nearness, or is no photometric loss, is not the adversary's
-        settings = settings._replace(near_fade=np.float32(0), distortion=np.float32(0))
-    grid = kernel_grid(field.layout)
-    disturbed_kernel(
-        tuple(as_array(t) for t in (view.rays_o, view.rays_d, view.harmonics)),
-        (samples.ray_indices.numpy(), as_array(samples.t_starts), as_array(samples.t_ends)), starts, given,
-        as_array(target), as_array(background), grid, shape, as_array(field.table), packed, settings,
-        _room(space, shape, room), RAYS_PER_CHUNK[1], wants_field, dw, sums, positions, gradient, out, d_view,
-    )  # fmt: skip
-    if not wants_field:
-        present = [array for name, array in zip(Shifts._fields, out, strict=True) if name in disturbance.tensors]
-        return sums.sum(0), [*d_view, *present]
-    end = net.padded(n)
-    positions[:, n:end], gradient[:, n:end] = 0, 0
-    d_table = space.array("table", tuple(field.table.shape))
+class _Job:
+    """What all passes of a call have in common, as the kernels take it."""
+
+    def __init__(
+        self, field: FieldTensors, samples: Samples, target: np.ndarray, background: np.ndarray, space: FieldSpace
+    ) -> None:
+        self.field, self.target, self.background, self.space = field, target, background, space
+        self.n_samples, self.shape, self.grid = len(samples), shape_of(field), kernel_grid(field.layout)
+        self.samples = samples.ray_indices.numpy(), as_array(samples.t_starts), as_array(samples.t_ends)
+        self.starts = np.append(samples.packed_info[:, 0].numpy(), self.n_samples)
+        longest = int(samples.packed_info[:, 1].max()) if self.n_samples else 0
+        room, threads = -(-max(longest, CHUNK) // 16) * 16, nb.get_num_threads()
+        make = functools.partial(make_space, self.shape, threads, room)
+        self.room: DisturbedSpace = space.kept(("disturbed", self.shape, threads, room), make)
+        self.packed = packed_weights(field)
+
+    def run(
+        self,
+        one: Pass,
+        settings: StepSettings,
+        region: int,
+        field_out: tuple[np.ndarray, ...],
+        out: Shifts,
+        d_view: Any,
+    ) -> np.ndarray:
+        """One pass; `field_out` = (weights, positions, feature gradients), empty where the field's are not wanted."""
+        dw, positions, gradient = field_out
+        sums = np.zeros((SEGMENTS, N_LOSSES))
+        view = tuple(as_array(t) for t in (one.view.rays_o, one.view.rays_d, one.view.harmonics))
+        disturbed_kernel(
+            view, self.samples, self.starts, _arrays(one.disturbance, self.field.layout.n_outputs), self.target,
+            self.background, self.grid, self.shape, as_array(self.field.table), self.packed, settings, self.room,
+            RAYS_PER_CHUNK[1], dw.shape[1] > 0, np.float32(one.share), region, dw, sums, positions, gradient, out,
+            d_view,
+        )  # fmt: skip
+        return sums.sum(0)
+
+
+def _field_gradients(job: _Job, passes: tuple[Pass, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Sums of the losses of all passes, and the gradients of the field over all of them."""
+    field, layout, n = job.field, job.field.layout, job.n_samples
+    width, end = -(-n // ROUNDED) * ROUNDED, net.padded(n)
+    positions = job.space.array("positions", (3, len(passes) * width))
+    gradient = job.space.array("gradient", (layout.n_outputs, len(passes) * width))
+    dw = np.zeros((SEGMENTS, job.packed.size), np.float32)
+    nothing = Shifts(*(array[:0] for array in _arrays(Disturbance(), layout.n_outputs)))
+    no_view = tuple(np.zeros((0, k), np.float32) for k in (3, 3, net.SH))
+    sums = []
+    for number, one in enumerate(passes):
+        settings = settings_of(one.options, 1, field.aabb_scale)
+        settings = settings._replace(distortion=np.float32(one.share * one.options.distortion))
+        region = number * width
+        sums.append(job.run(one, settings, region, (dw, positions, gradient), nothing, no_view))
+        positions[:, region + n : region + end], gradient[:, region + n : region + end] = 0, 0
+    d_table = job.space.array("table", tuple(field.table.shape))
     d_table[:] = 0
-    order = deal_levels(field.layout.n_levels, nb.get_num_threads())
-    scatter_gradient(grid, order, positions, gradient, width, np.array([n]), d_table)
-    return sums.sum(0), [d_table, *unpack_weights(shape, dw.sum(0), field)]
+    order = deal_levels(layout.n_levels, nb.get_num_threads())
+    scatter_gradient(job.grid, order, positions, gradient, width, np.full(len(passes), n), d_table)
+    return np.stack(sums), [d_table, *unpack_weights(job.shape, dw.sum(0), field)]
+
+
+def _source_gradients(job: _Job, one: Pass) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Sums of the losses of a pass, and the gradients of its view and its disturbance."""
+    layout = job.field.layout
+    out = Shifts(*(np.empty_like(array) for array in _arrays(one.disturbance, layout.n_outputs)))
+    d_view = tuple(np.zeros((len(job.target), k), np.float32) for k in (3, 3, net.SH))
+    settings = settings_of(one.options, 1, job.field.aabb_scale)
+    settings = settings._replace(near_fade=np.float32(0), distortion=np.float32(0))
+    empty = (np.zeros((SEGMENTS, 0), np.float32), np.zeros((3, 0), np.float32), np.zeros((0, 0), np.float32))
+    sums = job.run(one, settings, 0, empty, out, d_view)
+    present = [array for name, array in zip(Shifts._fields, out, strict=True) if name in one.disturbance.tensors]
+    return sums, [*d_view, *present]
 
 
 def _arrays(disturbance: Disturbance, n_features: int) -> Shifts:
@@ -286,10 +324,3 @@ def _arrays(disturbance: Disturbance, n_features: int) -> Shifts:
         empty = (0, n_features) if name == "features" else (0, *shape)
         found[name] = np.zeros(empty, np.float32) if tensor is None else as_array(tensor)
     return Shifts(**found)
-
-
-def _room(space: FieldSpace, shape: net.NetShape, room: int) -> DisturbedSpace:
-    """Chunk memory that is kept with the space."""
-    threads = nb.get_num_threads()
-    kept: DisturbedSpace = space.kept(("disturbed", shape, threads, room), lambda: make_space(shape, threads, room))
-    return kept

@@ -148,6 +148,14 @@ def shift_colors(first_ray, n, rgb, totals):
 
 
 @nb.njit(nogil=True)
+def scale_rows(n, factor, rows):
+    """Multiply the first n rows."""
+    for i in range(n):
+        for k in range(rows.shape[1]):
+            rows[i, k] *= factor
+
+
+@nb.njit(nogil=True)
 def keep_color_gradient(first_ray, n, ray_gradient, out):
     """Copy the gradient in the rendered colours, where it is wanted."""
     if out.shape[0] > 0:

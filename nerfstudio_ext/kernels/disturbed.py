@@ -59,6 +59,21 @@ class SeenSamples:
 
 
 @dataclass(frozen=True)
+class DisturbedLoss:
+    """What `disturbed_loss` returns.
+
+    Attributes:
+        total: Differentiable sum over the passes.
+        losses: Loss of each pass without its share, no gradient.
+        mse: Mean squared colour error of each pass, no gradient.
+    """
+
+    total: Float[Tensor, ""]
+    losses: tuple[float, ...]
+    mse: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class View:
     """Rays as a differentiable function of cameras sees them.
 
@@ -94,44 +109,60 @@ def seen_samples(
         return call("seen_samples", backend, arguments, table=field.table, rays_o=rays.rays_o)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One look at a batch: how the rays and the samples are disturbed, and how much its loss counts.
+
+    Attributes:
+        view: The rays.
+        disturbance: What is added.
+        options: Losses; the lattice is not used.
+        share: Factor of its loss.
+    """
+
+    view: View
+    disturbance: Disturbance
+    options: StepOptions
+    share: float = 1.0
+
+
 def disturbed_loss(
     field: FieldTensors,
-    view: View,
     samples: Samples,
-    disturbance: Disturbance,
+    passes: tuple[Pass, ...],
     target: Float[Tensor, "R 3"],
     background: Float[Tensor, "R 3"],
-    options: StepOptions,
     space: object | None = None,
     *,
     backend: str = "auto",
-) -> tuple[Float[Tensor, ""], float]:
-    """Evaluate the loss of `field_step` on given samples under disturbance.
+) -> DisturbedLoss:
+    """Evaluate the loss of `field_step` on given samples under disturbance, in one or several passes.
 
     The positions are `rays_o + (t_middle + t) rays_d + x`, cut to the field's cube. Distortion, where wanted, is that
-    of the undisturbed intervals; the near fade scales the gradients of the field alone.
+    of the undisturbed intervals. It and the near fade concern the gradients of the field alone: with a field that
+    wants no gradient both are left out.
 
     Args:
         field: The field; without gradients in it the evaluation is cheaper.
-        view: The rays.
         samples: Where to look, from `seen_samples`.
-        disturbance: What to add.
+        passes: What to evaluate, at least one.
         target: Colours the rays should have, on `background`.
         background: Colour behind each ray.
-        options: Losses; its lattice is not used.
         space: Memory kept between calls, made by `make_space`; the gradients of the field live in it until the next
             call with the same memory. None allocates.
     Returns:
-        The loss and the mean squared colour error.
-    Differentiable in the field, the view and the disturbance. Deterministic for any number of threads.
+        The sum of the losses, each with its share, and numbers of each pass.
+    Differentiable in the field, the views and the disturbances. Deterministic for any number of threads.
     Source: Chen et al. 2022 (Aug-NeRF), section 3.2, carried over to packed samples and hash grids.
     """
     n_rays, n_samples = len(target), len(samples)
-    check_shape("view.rays_o", view.rays_o, (n_rays, 3))
     check_shape("samples.packed_info", samples.packed_info, (n_rays, 2))
     sizes = {"t": (), "x": (3,), "features": (field.layout.n_outputs,), "raw": (4,)}
-    for name, tensor in disturbance.tensors.items():
-        check_shape(f"disturbance.{name}", tensor, (n_rays, 3) if name == "rgb" else (n_samples, *sizes[name]))
-    arguments = (field, view, samples, disturbance, target, background, options, space)
-    inputs = {"table": field.table, "rays_o": view.rays_o, **disturbance.tensors}
-    return call("disturbed_loss", backend, arguments, **inputs)
+    inputs = {"table": field.table}
+    for number, one in enumerate(passes):
+        check_shape(f"passes[{number}].view.rays_o", one.view.rays_o, (n_rays, 3))
+        for name, tensor in one.disturbance.tensors.items():
+            shape = (n_rays, 3) if name == "rgb" else (n_samples, *sizes[name])
+            check_shape(f"passes[{number}].disturbance.{name}", tensor, shape)
+            inputs[f"passes[{number}].{name}"] = tensor
+    return call("disturbed_loss", backend, (field, samples, passes, target, background, space), **inputs)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..rays import Rays, Samples
 from . import reference, reference_fused
-from .disturbed import CONTIGUOUS, Disturbance, SeenSamples, View
+from .disturbed import CONTIGUOUS, DisturbedLoss, Pass, SeenSamples
 from .fused import FieldTensors, Occupancy, StepOptions
 
 
@@ -28,15 +28,23 @@ def seen_samples(
 
 def disturbed_loss(
     field: FieldTensors,
-    view: View,
     samples: Samples,
-    disturbance: Disturbance,
+    passes: tuple[Pass, ...],
     target: Tensor,
     background: Tensor,
-    options: StepOptions,
     space: object | None = None,
-) -> tuple[Tensor, float]:
+) -> DisturbedLoss:
     """See `kernels.disturbed_loss`."""
+    found = [_one_pass(field, samples, one, target, background) for one in passes]
+    total = sum((one.share * loss for one, (loss, _) in zip(passes, found, strict=True)), torch.zeros(()))
+    return DisturbedLoss(total, tuple(float(loss.detach()) for loss, _ in found), tuple(mse for _, mse in found))
+
+
+def _one_pass(
+    field: FieldTensors, samples: Samples, one: Pass, target: Tensor, background: Tensor
+) -> tuple[Tensor, float]:
+    """Loss and squared error of a pass."""
+    view, disturbance, options = one.view, one.disturbance, one.options
     n_rays, ray = len(target), samples.ray_indices
     shift = disturbance.t if disturbance.t is not None else torch.zeros_like(samples.t_starts)
     middles = 0.5 * (samples.t_starts + samples.t_ends) + shift
@@ -66,7 +74,7 @@ def disturbed_loss(
     if disturbance.rgb is not None:
         predicted = predicted + disturbance.rgb
     loss = reference_fused.color_loss(predicted, target, options.huber)
-    if options.distortion > 0:
+    if options.distortion > 0 and field.table.requires_grad:
         loss = loss + options.distortion * reference_fused.squeezed_distortion(sigmas, samples)
     return loss, (predicted - target).square().sum().item() / (3 * max(n_rays, 1))
 

@@ -39,8 +39,8 @@ class AugBatch(Protocol):
     def unit(self, name: str) -> float | Tensor:
         """What a radius of 1 means for a delta."""
 
-    def clean(self) -> tuple[Tensor, Tensor]:
-        """The loss without disturbance, and the squared colour error."""
+    def objective(self, deltas: Deltas, mix: float) -> tuple[Tensor, float, Tensor]:
+        """(1 - mix) clean + mix disturbed loss, differentiable in the weights; the latter alone; the squared error."""
 
     def disturbed(self, deltas: Deltas, *, for_weights: bool) -> Tensor:
         """The loss under disturbance, differentiable in the weights or in the deltas."""
@@ -65,7 +65,6 @@ class Aug(nn.Module):
         self._plans = plans(config)
         self._disturbs_weights = "weights" in key_names(config) and config.weight_strength > 0
         self._pending: list[tuple[nn.Parameter, Tensor]] = []
-        self._stats: dict[str, float] = {}
 
     @property
     def n_rays(self) -> int:
@@ -87,18 +86,16 @@ class Aug(nn.Module):
     def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
         """Clean and disturbed loss of one batch, each with its share; see `Method.train_step`."""
         self._restore_weights()
-        begun = self.scene.begin(rays, batch, step)
-        mix = self.config.mix
         if not disturbs(self.config, step):
-            loss, mse = begun.clean()
-            return {"color": loss, "mse": mse}
+            return self.scene.plain_losses(rays, batch, step)
+        begun = self.scene.begin(rays, batch, step)
         deltas = self._worst(begun)
         if self._disturbs_weights:
             self._disturb_weights(begun, deltas)
-        clean, mse = begun.clean()
-        disturbed = begun.disturbed(deltas, for_weights=True)
-        self._stats = {"clean_loss": float(clean.detach()), "disturbed_loss": float(disturbed.detach())}
-        return {"color": (1 - mix) * clean, "disturbed": mix * disturbed, "mse": mse}
+        total, disturbed, mse = begun.objective(deltas, self.config.mix)
+        share = self.config.mix * disturbed
+        # One graph holds both losses; what is shown as the second carries no gradient of its own.
+        return {"color": total - share, "disturbed": torch.tensor(share), "mse": mse}
 
     def after_step(self, step: int) -> None:
         """Take the disturbance of the weights back, then the scene's own upkeep."""
@@ -122,8 +119,8 @@ class Aug(nn.Module):
         self.scene.warm_up()
 
     def stats(self) -> Mapping[str, float]:
-        """Numbers of the scene, and clean and disturbed loss of the last step."""
-        return {**self.scene.stats(), **self._stats}
+        """Numbers of the scene."""
+        return self.scene.stats()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """All tensors and both random states."""

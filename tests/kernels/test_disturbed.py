@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from nerfstudio_ext import kernels
-from nerfstudio_ext.kernels import Disturbance, SeenSamples, StepOptions, View
+from nerfstudio_ext.kernels import Disturbance, Pass, SeenSamples, StepOptions, View
 
 from .cases import device_of, relative_error, runnable
 from .test_fused import MARCHING, NAMES, Scene, make_scene
 from .tolerances import TOLERANCES
 
+pytestmark = pytest.mark.slow
+"""Compiling the kernels takes most of a minute, where no earlier run has left them in the cache."""
 OPTIONS = StepOptions(MARCHING, stop_transmittance=1e-3)
 SHIFTS = ("t", "x", "features", "raw", "rgb")
 each_backend = pytest.mark.parametrize("backend", runnable("disturbed_loss"))
@@ -62,13 +64,14 @@ def evaluate(
     harmonics = kernels.sh_encode(scene.rays.rays_d)
     view = View(*(t.clone().requires_grad_(leaf) for t in (scene.rays.rays_o, scene.rays.rays_d, harmonics)))
     shift = Disturbance(**{name: tensor.clone().requires_grad_(leaf) for name, tensor in shift.tensors.items()})
-    loss, mse = kernels.disturbed_loss(
-        scene.field, view, found.samples, shift, scene.target, scene.background, options, backend=backend
+    result = kernels.disturbed_loss(
+        scene.field, found.samples, (Pass(view, shift, options),), scene.target, scene.background, backend=backend
     )
-    loss.backward()
+    assert result.losses == (pytest.approx(float(result.total.detach()), rel=1e-6),)
+    result.total.backward()
     leaves = {name: getattr(scene.field, name) for name in NAMES}
     leaves |= {name: getattr(view, name) for name in ("rays_o", "rays_d", "harmonics")} | shift.tensors
-    return Found(loss.detach(), mse, {k: v.grad for k, v in leaves.items() if v.grad is not None})
+    return Found(result.total.detach(), result.mse[0], {k: v.grad for k, v in leaves.items() if v.grad is not None})
 
 
 def clear_scene(n_rays: int, strength: float, density: float = 1.0) -> tuple[Scene, SeenSamples, Disturbance]:
@@ -162,6 +165,25 @@ def test_without_disturbance_it_is_the_plain_step(backend: str):
     for name in NAMES:
         error = relative_error(result.gradients[name], getattr(moved.field, name).grad)
         assert error <= TOLERANCES["field_step", "gradients"].bound, name
+
+
+@each_backend
+def test_passes_add_up_by_their_shares(backend: str):
+    scene, found, shift = clear_scene(30, 1.0)
+    options = replace(OPTIONS, distortion=0.01)
+    moved = scene.to(torch.float32, "cpu", needs_gradient=True)
+    view = View(moved.rays.rays_o, moved.rays.rays_d, kernels.sh_encode(moved.rays.rays_d))
+    passes = (Pass(view, Disturbance(), options, 0.75), Pass(view, shift, OPTIONS, 0.25))
+    both = kernels.disturbed_loss(moved.field, found.samples, passes, moved.target, moved.background, backend=backend)
+    both.total.backward()
+    plain = evaluate(scene, found, Disturbance(), backend, options, of="field")
+    disturbed = evaluate(scene, found, shift, backend, OPTIONS, of="field")
+    assert float(both.total.detach()) == pytest.approx(
+        0.75 * float(plain.loss) + 0.25 * float(disturbed.loss), rel=1e-5
+    )
+    for name in NAMES:
+        expected = 0.75 * plain.gradients[name] + 0.25 * disturbed.gradients[name]
+        assert relative_error(getattr(moved.field, name).grad, expected) < 1e-5, name
 
 
 @each_backend
