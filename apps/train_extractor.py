@@ -16,7 +16,7 @@ import tyro
 
 from nerfstudio_ext.cli.console import Output
 from nerfstudio_ext.errors import TrainingFailed, UserError
-from nerfstudio_ext.stages.stega.extractor import save_extractor
+from nerfstudio_ext.stages.stega.extractor import load_extractor, save_extractor
 from nerfstudio_ext.stages.stega.procedural import read_photos
 from nerfstudio_ext.stages.stega.train_extractor import ExtractorTraining, train_extractor, training_notes
 
@@ -28,6 +28,8 @@ class Arguments:
     training: tyro.conf.OmitArgPrefixes[ExtractorTraining] = field(default_factory=ExtractorTraining)
     folder: Path = Path("outputs/extractor")
     """Checkpoints and the finished extractor.safetensors."""
+    initial: Path | None = None
+    """Extractor to begin with instead of random weights."""
     photos: Path | None = None
     """Folder of photos of which parts are used too; never those the extractor is judged on."""
     threads: int = 0
@@ -44,10 +46,12 @@ def main(arguments: Arguments) -> int:
     config, folder = arguments.training, arguments.folder
     try:
         photos = read_photos(arguments.photos) if arguments.photos else []
+        initial = load_extractor(arguments.initial) if arguments.initial else None
         with out.progress() as progress:
             extractor = train_extractor(
-                config, folder / "checkpoints", photos=photos, device=arguments.device, progress=progress
-            )
+                config, folder / "checkpoints", initial=initial, photos=photos, device=arguments.device,
+                progress=progress,
+            )  # fmt: skip
         save_extractor(extractor, folder / "extractor.safetensors", training_notes(config))
     except (UserError, TrainingFailed) as error:
         out.say(f"error: {error}")

@@ -68,7 +68,7 @@ def options_for(argv: list[str]) -> tuple[type[TrainOptions], list[str]]:
     """The options of the method that the words name (default: ngp), and the words without it."""
     from ..methods import known_methods
 
-    methods = known_methods()
+    methods = {name: entry for name, entry in known_methods().items() if entry.is_trainable}
     name, rest = _take_method(argv, methods)
     config = methods[name or DEFAULT_METHOD].config
     own = ("method_config", config, field(default_factory=config))
@@ -102,6 +102,7 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
 
     from .. import methods
     from ..training.config import RunConfig
+    from ..training.photos import give_photos
     from ..training.runs import Run
     from .capture import prepare_capture
     from .session import Session
@@ -110,7 +111,7 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
         began = time.perf_counter()
         posed = prepare_capture(source, options.output_dir, options.scene_name, progress)
         config = RunConfig(
-            method=options.method_config,
+            method=methods.settled(options.method_config),
             train=options.train,
             source=SceneSource(
                 path=str(posed.path.resolve()),
@@ -123,7 +124,8 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
         scene = _load(config.source, progress)
         scene = dataclasses.replace(scene, meta=dataclasses.replace(scene.meta, name=posed.scene_name))
         with Run.create(options.output_dir, config, scene.meta) as run_folder:
-            method = methods.build(config.method, scene.meta, seed=config.train.seed, device="cpu")
+            method = methods.build(options.method_config, scene.meta, seed=config.train.seed, device="cpu")
+            give_photos(method, scene, run_folder.path)
             session = Session(options, out, progress, run_folder, scene, method, after_training=after_training)
             session.seconds |= {"pose_seconds": loading - began, "load_seconds": time.perf_counter() - loading}
             return session.train()
@@ -131,6 +133,7 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
 
 def _resume(options: Any, out: Output) -> int:
     from .. import methods
+    from ..training.photos import give_photos
     from ..training.runs import Run
     from .evaluate import scene_of_run
     from .session import Session
@@ -156,6 +159,7 @@ def _resume(options: Any, out: Output) -> int:
         meta = run_folder.scene_meta()
         scene = scene_of_run(config.source, meta, progress)
         method = methods.build(config.method, meta, seed=config.train.seed, device="cpu")
+        give_photos(method, scene, run_folder.path)
         session = Session(options, out, progress, run_folder, scene, method)
         session.seconds["load_seconds"] = time.perf_counter() - began
         return session.train(resume=True)

@@ -19,6 +19,9 @@ from ..errors import UserError
 from .aug import Aug
 from .aug_settings import AugConfig
 from .config_json import config_from_data, config_to_data, did_you_mean
+from .gnt import Gnt
+from .gnt_config import GntConfig
+from .marked import Marked, MarkedConfig
 from .ngp import Ngp, NgpConfig
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from .protocol import Method
 
 
-MethodConfig: TypeAlias = NgpConfig | AugConfig
+MethodConfig: TypeAlias = NgpConfig | AugConfig | GntConfig
 """The settings of any method."""
 
 
@@ -38,17 +41,21 @@ class MethodEntry:
         name: The word on the command line and in run folders.
         config: Its frozen config dataclass; every field has a default.
         build: `build(config, meta, seed=...)` makes an untrained method on the CPU.
+        is_trainable: Whether `nsx train` offers it.
     """
 
     name: str
     config: type
     build: Callable[..., Method]
+    is_trainable: bool = True
 
 
 @functools.cache
 def known_methods() -> dict[str, MethodEntry]:
     """All methods by name, ours first; an outside package cannot replace one of ours."""
     found = {"ngp": MethodEntry("ngp", NgpConfig, Ngp), "aug": MethodEntry("aug", AugConfig, Aug)}
+    found["gnt"] = MethodEntry("gnt", GntConfig, Gnt)
+    found["marked"] = MethodEntry("marked", MarkedConfig, _build_marked, is_trainable=False)
     for point in entry_points(group="nerfstudio_ext.methods"):
         if point.name not in found:
             found[point.name] = point.load()
@@ -74,6 +81,16 @@ def build(config: object, meta: SceneMeta, *, seed: int = 0, device: torch.devic
     """
     method = known_methods()[method_name(config)].build(config, meta, seed=seed)
     return method.to(device) if isinstance(method, nn.Module) else method
+
+
+def _build_marked(config: MarkedConfig, meta: SceneMeta, *, seed: int = 0) -> Method:
+    base = config_from_json(config.base, where="config.json: method.base")
+    return Marked(config, build(base, meta, seed=seed), meta.frame.aabb_scale)
+
+
+def settled(config: Any) -> Any:
+    """A config with everything written out that it would otherwise look up in files; most look up nothing."""
+    return config.settled() if hasattr(config, "settled") else config
 
 
 def config_to_json(config: object) -> dict[str, Any]:

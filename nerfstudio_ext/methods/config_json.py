@@ -95,6 +95,8 @@ def _from_data(hint: Any, value: object, where: str) -> Any:
         raise UserError(f"{_shown(value)} is not allowed", where=where, fix=did_you_mean(str(value), map(str, args)))
     if origin is tuple:
         return _tuple(args, value, where)
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_data(hint, value, where=where)
     return _scalar(hint, value, where)

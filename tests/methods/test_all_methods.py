@@ -9,27 +9,50 @@ import torch
 
 from nerfstudio_ext import methods
 from nerfstudio_ext.methods.aug_settings import AugConfig, MlpConfig
+from nerfstudio_ext.methods.gnt_config import GntConfig
 from nerfstudio_ext.methods.ngp import NgpConfig
+from nerfstudio_ext.methods.protocol import NeedsPhotos
 
-from .ball_scene import BallSampler, make_meta
+from .ball_scene import BallSampler, make_meta, make_scene
 
 TINY_HASH = NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, color_hidden=16, grid_size=32)
 SMALL = {
     "ngp": TINY_HASH,
     "aug": AugConfig(mlp=MlpConfig(width=16, coarse_samples=8, fine_samples=8, rays_per_batch=64)),
+    "gnt": GntConfig(
+        depth=2,
+        width=16,
+        n_features=8,
+        feature_width=8,
+        feature_blocks=(1, 1, 1),
+        n_views=3,
+        n_samples=8,
+        n_samples_render=8,
+        n_rays=40,
+    ),
 }
 """A size at which two steps take a moment; a method without an entry is tested as it comes."""
+
+TRAINABLE = sorted(name for name, entry in methods.known_methods().items() if entry.is_trainable)
 
 
 def small_config(name: str):
     return SMALL.get(name) or methods.known_methods()[name].config()
 
 
-@pytest.mark.parametrize("name", sorted(methods.known_methods()))
+def build(name: str, meta, seed: int):
+    """The method, with the photos where it needs them."""
+    method = methods.build(small_config(name), meta, seed=seed, device="cpu")
+    if isinstance(method, NeedsPhotos):
+        method.take_photos(make_scene(meta))
+    return method
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
 def test_trains_saves_loads_and_renders(name: str):
     meta = make_meta()
     sampler = BallSampler(meta)
-    method = methods.build(small_config(name), meta, seed=3, device="cpu")
+    method = build(name, meta, 3)
     optimizer = torch.optim.Adam([{"params": list(g.params), "lr": g.lr} for g in method.param_groups()])
     before = [p.detach().clone() for p in method.parameters()]
     for step in range(2):
@@ -43,7 +66,7 @@ def test_trains_saves_loads_and_renders(name: str):
         optimizer.zero_grad(set_to_none=True)
         method.after_step(step)
     assert any(not torch.equal(a, b) for a, b in zip(before, method.parameters(), strict=True))
-    twin = methods.build(small_config(name), meta, seed=4, device="cpu")
+    twin = build(name, meta, 4)
     twin.load_state_dict({key: value.clone() for key, value in method.state_dict().items()})
     rays = meta.training_cameras()[0].rays()
     first, second, frozen = method.render_rays(rays), twin.render_rays(rays), method.snapshot()(rays)
@@ -52,10 +75,10 @@ def test_trains_saves_loads_and_renders(name: str):
         assert torch.equal(first.depth, other.depth)
 
 
-@pytest.mark.parametrize("name", sorted(methods.known_methods()))
+@pytest.mark.parametrize("name", TRAINABLE)
 def test_a_snapshot_does_not_follow_training(name: str):
     meta = make_meta()
-    method = methods.build(small_config(name), meta, seed=3, device="cpu")
+    method = build(name, meta, 3)
     rays = meta.training_cameras()[0].rays()
     frozen = method.snapshot()
     before = frozen(rays).rgb

@@ -37,7 +37,7 @@ _MEAN_PARTS, _MEAN_PART = 8, 64
 
 @dataclass(frozen=True)
 class ExtractorTraining:
-    """Settings of a training; those of the feasibility study, with JPEG in half of the draws and scale 0.5 to 1.5."""
+    """Settings of a training; those of the feasibility study, with JPEG in half of the draws."""
 
     steps: int = 4000
     """Steps in all; a step is one batch through attack and body, forth and back."""
@@ -86,8 +86,8 @@ class _Batch:
 
 
 def train_extractor(
-    config: ExtractorTraining, folder: Path, *, photos: Sequence[Tensor] = (), device: str = "cpu",
-    progress: Progress | None = None,
+    config: ExtractorTraining, folder: Path, *, initial: Extractor | None = None, photos: Sequence[Tensor] = (),
+    device: str = "cpu", progress: Progress | None = None,
 ) -> Extractor:  # fmt: skip
     """Train an extractor, or go on where an earlier call with the same folder stopped.
 
@@ -95,6 +95,7 @@ def train_extractor(
         config: Settings. Those of a training that is continued must be the same, but for the number of steps.
         folder: Where checkpoints go; the newest intact one is continued. Residuals are not kept: they regrow in some
             hundred steps.
+        initial: What to begin with instead of random weights; it is not changed.
         photos: [3,H,W] 8-bit pictures of which parts are used too.
         device: Where to compute.
         progress: Told the accuracy of the bits and the time left.
@@ -104,18 +105,21 @@ def train_extractor(
         UserError: if the newest checkpoint cannot be read.
         TrainingFailed: if the loss is not finite, or a checkpoint cannot be written.
     """
-    return _Training(config, folder, photos, device, progress or SilentProgress()).run()
+    return _Training(config, folder, initial, photos, device, progress or SilentProgress()).run()
 
 
 class _Training:
     def __init__(
-        self, config: ExtractorTraining, folder: Path, photos: Sequence[Tensor], device: str, progress: Progress
-    ) -> None:
+        self, config: ExtractorTraining, folder: Path, initial: Extractor | None, photos: Sequence[Tensor],
+        device: str, progress: Progress,
+    ) -> None:  # fmt: skip
         self.config, self.folder, self.photos = config, folder, photos
         self.device, self.progress = torch.device(device), progress
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.extractor = Extractor().to(self.device)
+        if initial is not None:
+            self.extractor.load_state_dict(initial.state_dict())
         self.optimizer = torch.optim.AdamW(self.extractor.parameters(), config.learning_rate, weight_decay=1e-3)
         self.step, self.seconds, self.accuracy = 0, 0.0, 0.5
         self._resume()

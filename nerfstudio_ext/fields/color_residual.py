@@ -1,0 +1,70 @@
+"""A small correction of colour on the surfaces of a scene that is not changed otherwise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .. import kernels
+from ..kernels import GridLayout
+
+MAX_BANDS = 4
+_Y00 = 0.5 / math.sqrt(math.pi)
+
+
+class ColorResidual(nn.Module):
+    """Colour differences at points, seen from directions: spherical harmonics whose coefficients lie in a hash grid.
+
+    Attributes:
+        table: [E,3 bands^2] parameters; all zero means no difference. The result is linear in it.
+
+    Args:
+        layout: The grid over the whole scene box, with `3 bands^2` features per level: for each harmonic its red, green
+            and blue coefficient.
+        bands: Bands of spherical harmonics, 1 (the same from all directions) to 4.
+        aabb_scale: Edge of the scene box, scene units.
+    """
+
+    def __init__(self, layout: GridLayout, bands: int, aabb_scale: float) -> None:
+        super().__init__()
+        assert 1 <= bands <= MAX_BANDS and layout.n_features == 3 * bands**2
+        self.layout, self.bands, self.aabb_scale = layout, bands, float(aabb_scale)
+        self.table = nn.Parameter(torch.zeros(layout.n_rows, layout.n_features))
+
+    @classmethod
+    def over(
+        cls, aabb_scale: float, *, bands: int, n_levels: int, log2_table: int, base_resolution: int,
+        finest_resolution: int,
+    ) -> ColorResidual:  # fmt: skip
+        """A residual that is zero everywhere; resolutions are cells along the edge of the scene box."""
+        layout = GridLayout(n_levels, 3 * bands**2, log2_table, base_resolution, finest_resolution)
+        return cls(layout, bands, aabb_scale)
+
+    def forward(self, x: Float[Tensor, "P 3"], d: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
+        """Colour differences.
+
+        Args:
+            x: World positions; those outside the box count as the nearest inside.
+            d: Unit directions of view.
+        Differentiable in `table`.
+        """
+        n_harmonics = self.bands**2
+        unit = x / self.aabb_scale + 0.5
+        features = kernels.hash_encode(unit.clamp(0, 1), self.table, self.layout)
+        coefficients = features.reshape(len(x), self.layout.n_levels, n_harmonics, 3).sum(1)
+        # Over the constant harmonic's value, so that a coefficient of the lowest band is a colour.
+        harmonics = kernels.sh_encode(d)[:, :n_harmonics] / _Y00
+        return (coefficients * harmonics[:, :, None]).sum(1)
+
+    def visits(self, x: Float[Tensor, "P 3"], amounts: Float[Tensor, " P"]) -> Float[Tensor, " E"]:
+        """Amounts at points, dealt to the rows that decide there, each by its interpolation weight."""
+        single = GridLayout(
+            self.layout.n_levels, 1, self.layout.log2_table, self.layout.base_resolution, self.layout.finest_resolution
+        )
+        rows = torch.zeros(single.n_rows, 1, requires_grad=True)
+        encoded = kernels.hash_encode((x / self.aabb_scale + 0.5).clamp(0, 1), rows, single)
+        (gradient,) = torch.autograd.grad((encoded * amounts[:, None]).sum(), rows)
+        return gradient[:, 0]

@@ -1,0 +1,129 @@
+"""A trained method with a colour residual on its surfaces: what a watermarked run consists of.
+
+The residual is looked up once per ray, at the surface the ray sees, so that it works on every method, costs next to
+nothing, and cannot touch the geometry: depth and opacity are the ones of the method beneath.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..fields.color_residual import ColorResidual
+from ..rays import RayOutputs, Rays
+from ..renderer import EMPTY_ALPHA, HasDensity
+from ..scenes.pixel_sampler import PixelBatch
+from .protocol import Method, ParamGroup
+
+_BASE, _TABLE = "base.", "residual.table"
+
+
+@dataclass(frozen=True)
+class MarkedConfig:
+    """Settings of a marked run."""
+
+    base: dict[str, Any] = field(default_factory=dict)
+    """Settings of the method beneath, with its name, as JSON data."""
+    bands: int = 3
+    """Bands of spherical harmonics of the residual."""
+    n_levels: int = 2
+    """Levels of its hash grid."""
+    log2_table: int = 17
+    """Logarithm of the rows per level."""
+    base_resolution: int = 64
+    """Cells along the edge of the scene box, coarsest level, ..."""
+    finest_resolution: int = 192
+    """... and finest."""
+
+
+class Marked(nn.Module):
+    """A `Method` that renders another one and adds a `ColorResidual`; it is not trained by the trainer.
+
+    Args:
+        config: The residual's size.
+        base: The method beneath; it is not changed.
+        aabb_scale: Edge of the scene box, scene units.
+    """
+
+    def __init__(self, config: MarkedConfig, base: Method, aabb_scale: float) -> None:
+        super().__init__()
+        self.config = config
+        self.base = base
+        self.residual = ColorResidual.over(
+            aabb_scale, bands=config.bands, n_levels=config.n_levels, log2_table=config.log2_table,
+            base_resolution=config.base_resolution, finest_resolution=config.finest_resolution,
+        )  # fmt: skip
+        self.n_rays = base.n_rays
+
+    def param_groups(self) -> list[ParamGroup]:
+        """None: the mark was made by its own stage."""
+        return []
+
+    def lr_factor(self, progress: float) -> float:
+        """Unused."""
+        return 0.0
+
+    def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
+        """Refuse: training would undo the mark."""
+        raise UserError("a marked run is not trained further", fix="Train its parent run and embed the mark again")
+
+    def after_step(self, step: int) -> None:
+        """Nothing to keep house of."""
+
+    def render_rays(self, rays: Rays) -> RayOutputs:
+        """Evaluate rays: the method beneath, then the residual where they end."""
+        return add_residual(self.residual, rays, self.base.render_rays(rays))
+
+    def snapshot(self) -> Callable[[Rays], RayOutputs]:
+        """`render_rays` over a frozen copy."""
+        beneath, residual = self.base.snapshot(), copy.deepcopy(self.residual)
+        return lambda rays: add_residual(residual, rays, beneath(rays))
+
+    def density(self, x: Tensor) -> Tensor:
+        """Density of the method beneath, per scene unit, at world positions."""
+        return cast(HasDensity, self.base).density(x)
+
+    def stats(self) -> Mapping[str, float]:
+        """Those of the method beneath."""
+        return self.base.stats()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """The method's own state under `base.`, and the residual's table."""
+        state = {f"{_BASE}{name}": tensor for name, tensor in self.base.state_dict().items()}
+        return {**state, _TABLE: self.residual.table.detach()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Restore `state_dict()`."""
+        base = {name.removeprefix(_BASE): tensor for name, tensor in state.items() if name.startswith(_BASE)}
+        with torch.no_grad():
+            self.residual.table.copy_(state[_TABLE])
+        return self.base.load_state_dict(base)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """All parameters."""
+        yield from self.base.parameters()
+        yield self.residual.table
+
+
+@torch.no_grad()
+def add_residual(residual: ColorResidual, rays: Rays, outputs: RayOutputs) -> RayOutputs:
+    """Outputs with the residual added to the colour of every ray that meets something."""
+    alpha = outputs.alpha if outputs.alpha is not None else torch.ones_like(outputs.depth)
+    seen = (alpha > EMPTY_ALPHA).nonzero()[:, 0]
+    if len(seen) == 0:
+        return outputs
+    opacity, d = alpha[seen], rays.rays_d[seen]
+    x = surface_points(rays.rays_o[seen], d, outputs.depth[seen], opacity)
+    rgb = outputs.rgb.index_add(0, seen, residual(x, d) * opacity[:, None])
+    return RayOutputs(rgb, outputs.depth, outputs.alpha)
+
+
+def surface_points(rays_o: Tensor, rays_d: Tensor, depth: Tensor, alpha: Tensor) -> Tensor:
+    """[P,3] where rays end, from depths premultiplied with the opacity."""
+    return rays_o + rays_d * (depth / alpha)[:, None]
