@@ -121,7 +121,7 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
             ),
         )
         loading = time.perf_counter()
-        scene = _load(config.source, progress)
+        scene = load_source(config.source, progress)
         scene = dataclasses.replace(scene, meta=dataclasses.replace(scene.meta, name=posed.scene_name))
         with Run.create(options.output_dir, config, scene.meta) as run_folder:
             method = methods.build(options.method_config, scene.meta, seed=config.train.seed, device="cpu")
@@ -172,7 +172,8 @@ def changes_from_default(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in pairs.items() if value != getattr(default, name)}
 
 
-def _load(source: SceneSource, progress: Any) -> Scene:
+def load_source(source: SceneSource, progress: Any) -> Scene:
+    """The capture of a run, with its photos."""
     from ..scenes import load_scene
 
     return load_scene(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..fields.mlp_field import MlpField
 from ..rays import RayOutputs, Rays
-from ..scenes.model import SceneMeta
+from ..scenes.model import SceneFrame, SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .aug_balls import Deltas
 from .aug_levels import REGULAR, Level, LevelOptions, Network, SamplingNoise, Stretch, moved_rays, render_levels
@@ -39,6 +39,9 @@ class MlpScene(nn.Module):
     """
 
     aabb: Tensor
+    network_rotation: Tensor
+    network_offset: Tensor
+    network_scale: Tensor
 
     def __init__(self, config: AugConfig, meta: SceneMeta, *, seed: int) -> None:
         super().__init__()
@@ -49,6 +52,9 @@ class MlpScene(nn.Module):
         self.fine = MlpField(settings.width, generator) if settings.fine_samples else None
         self.adversarial = MlpField(settings.width, generator) if config.mode == "official" else None
         self.register_buffer("aabb", meta.frame.aabb)
+        self.register_buffer("network_rotation", torch.eye(3))
+        self.register_buffer("network_offset", torch.zeros(3))
+        self.register_buffer("network_scale", torch.ones(()))
         self.is_unbounded = meta.frame.aabb_scale > 1
         self.n_cameras = len(meta.cameras)
         self.pixel = 2 / float(meta.cameras.sizes.max())
@@ -58,7 +64,25 @@ class MlpScene(nn.Module):
     @property
     def rendered(self) -> tuple[Network, Network]:
         """The two networks that are rendered; without fine samples one of them twice."""
-        return self.coarse, self.fine or self.coarse
+        return self._placed(self.coarse), self._placed(self.fine or self.coarse)
+
+    def place_networks(self, frame: SceneFrame) -> None:
+        """Let the networks live in the capture's own frame, for weights that were trained there."""
+        self.network_rotation.copy_(frame.rotation)
+        self.network_offset.copy_(frame.translation)
+        self.network_scale.fill_(frame.scale)
+
+    def _placed(self, network: MlpField) -> Network:
+        """A network in its own frame as a network in the training frame; density is per unit of length."""
+
+        def ask(x: Tensor, d: Tensor, delta: Tensor | None) -> Tensor:
+            raw = network(self._in_network(x), d @ self.network_rotation, delta)
+            return torch.cat([raw[..., :3], raw[..., 3:] / self.network_scale], -1)
+
+        return ask
+
+    def _in_network(self, x: Tensor) -> Tensor:
+        return ((x - self.network_offset) / self.network_scale) @ self.network_rotation
 
     def param_groups(self) -> list[ParamGroup]:
         """Everything at one rate."""
@@ -97,15 +121,15 @@ class MlpScene(nn.Module):
 
     def snapshot(self) -> Callable[[Rays], RayOutputs]:
         """`render_rays` over a copy of the weights."""
-        networks = tuple(copy.deepcopy(network) for network in (self.coarse, self.fine or self.coarse))
-        return lambda rays: self._render(rays, (networks[0], networks[1]))
+        coarse, fine = (self._placed(copy.deepcopy(network)) for network in (self.coarse, self.fine or self.coarse))
+        return lambda rays: self._render(rays, (coarse, fine))
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density per scene unit at world positions, of the fine network."""
         network = self.fine or self.coarse
         with torch.no_grad():
-            parts = [network.raw_density(part).relu() for part in x.split(1 << 15)]
-        return torch.cat(parts) if parts else torch.zeros(0)
+            parts = [network.raw_density(self._in_network(part)).relu() for part in x.split(1 << 15)]
+        return torch.cat(parts) / self.network_scale if parts else torch.zeros(0)
 
     def clipped(self, rays: Rays) -> tuple[Rays, Tensor]:
         """Rays cut to the scene box, and which of them meet it; the others get an empty stretch at `near`."""
