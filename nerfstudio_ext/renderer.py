@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,9 @@ from .cameras import Camera
 from .rays import RayOutputs, Rays
 
 RenderRays = Callable[[Rays], RayOutputs]
+_Function = TypeVar("_Function", bound=Callable[..., object])
+DEFAULT_CHUNK = 4096
+"""Rays per call, where the function does not say what suits it."""
 EMPTY_ALPHA = 0.05
 """Below this opacity a pixel has no depth: it shows background."""
 
@@ -68,6 +71,16 @@ class Renderer(Protocol):
         """Render one picture; raises `Cancelled` when the token is set meanwhile."""
 
 
+def rays_at_a_time(n: int) -> Callable[[_Function], _Function]:
+    """Mark a function from rays to outputs with the number of rays per call that suits it."""
+
+    def mark(function: _Function) -> _Function:
+        setattr(function, "rays_at_a_time", n)  # noqa: B010  # functions have no such attribute for type checkers
+        return function
+
+    return mark
+
+
 class HasDensity(Protocol):
     """What mesh and point export need beyond a `Renderer`."""
 
@@ -81,7 +94,7 @@ class RayRenderer:
     Args:
         render_rays: The method's evaluation function; no gradients are kept.
         background: Colour behind the scene, 0..1.
-        chunk: Rays per call. About 10 ms of work keeps a viewer responsive.
+        chunk: Rays per call; about 10 ms of work keeps a viewer responsive. None takes what `rays_at_a_time` says.
         version: Version of the weights behind `render_rays`.
         device: Where the rays go.
     """
@@ -90,13 +103,13 @@ class RayRenderer:
         self,
         render_rays: RenderRays,
         background: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        chunk: int = 4096,
+        chunk: int | None = None,
         version: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.render_rays = render_rays
         self.background = background
-        self.chunk = chunk
+        self.chunk: int = chunk if chunk is not None else getattr(render_rays, "rays_at_a_time", DEFAULT_CHUNK)
         self.version = version
         self.device = torch.device(device)
 

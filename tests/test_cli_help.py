@@ -26,7 +26,19 @@ def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 def test_names_of_the_commands() -> None:
-    assert list(COMMANDS) == ["demo", "doctor", "process", "train", "view", "path", "render", "eval", "stega", "import", "bench"]
+    assert list(COMMANDS) == [
+        "demo",
+        "doctor",
+        "process",
+        "train",
+        "view",
+        "path",
+        "render",
+        "eval",
+        "stega",
+        "import",
+        "bench",
+    ]
 
 
 def test_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,21 +28,23 @@ def nearest_views(
     *,
     centre: Float[Tensor, "3"] | None = None,
     exclude: int | None = None,
+    leaves_one: bool = True,
 ) -> Int64[Tensor, " n"]:
     """Positions of the references nearest to a target, nearest first.
 
     Args:
         target: Camera to world.
         references: Camera to world of the views to choose from.
-        n: How many; at most all but one are returned.
+        n: How many.
         method: What near means.
         centre: Centre of the scene for "vector"; default: the origin.
         exclude: Position of the target itself, where it is one of them.
+        leaves_one: Return at most all but one, as the official code does whether or not the target is among them.
     """
     distance = _distances(target.double(), references.double(), method, centre)
     if exclude is not None:
         distance[exclude] = _EXCLUDED
-    return torch.argsort(distance, stable=True)[: min(n, len(references) - 1)]
+    return torch.argsort(distance, stable=True)[: min(n, len(references) - leaves_one)]
 
 
 def _distances(target: Tensor, references: Tensor, method: Nearness, centre: Tensor | None) -> Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from ..rays import RayOutputs, Rays
 from ..scenes.pixel_sampler import PixelBatch
+
+if TYPE_CHECKING:
+    from ..scenes.model import Scene
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,45 @@ class Method(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters."""
+
+
+@runtime_checkable
+class NeedsPhotos(Protocol):
+    """A method that looks at the photos when it renders, not only when it is trained."""
+
+    def take_photos(self, scene: Scene) -> None:
+        """Keep what it needs of the photos of the capture it was built for."""
+
+    def photo_tensors(self) -> Mapping[str, Tensor]:
+        """What it keeps, for a file beside the checkpoints; it does not change in training."""
+
+    def load_photo_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore `photo_tensors()`.
+
+        Raises:
+            UserError: if they do not belong to the capture.
+        """
+
+
+class Batches(Protocol):
+    """Where training batches come from."""
+
+    def next(self, n_rays: int) -> PixelBatch:
+        """The next batch, of about `n_rays` pixels."""
+
+    def rays(self, batch: PixelBatch) -> Rays:
+        """The rays of a batch, in the training frame."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The random state as tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> object:
+        """Restore `state_dict()`."""
+
+
+@runtime_checkable
+class HasBatches(Protocol):
+    """A method that wants its training pixels in an order of its own, not evenly from all photos."""
+
+    def batches(self, scene: Scene, seed: int) -> Batches:
+        """The stream of batches."""

@@ -23,6 +23,7 @@ from ..scenes.scene_json import read_scene_json, write_scene_json
 from ..strict_json import read_json
 from .checkpoints import chosen_checkpoint, newest_checkpoint, remove_leftovers
 from .config import RunConfig
+from .photos import read_photos
 from .run_lock import RunLock
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ def open_run(path: Path, *, checkpoint: int | None = None, device: torch.device 
         logger.warning("skipped a damaged checkpoint: %s Using step %d.", line, loaded.step)
     method = methods.build(config.method, meta, seed=config.train.seed, device=device)
     load_weights(method, loaded.weights, where=loaded.folder)
+    read_photos(method, folder)
     return OpenedRun(folder, config, meta, method, loaded.step, tuple(skipped))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingFailed
-from ..methods.protocol import Method
+from ..methods.protocol import Batches, Method
 from ..rays import Rays
 from ..scenes.pixel_sampler import PixelBatch
 from .guard import StepGuard, Verdict
@@ -29,22 +29,6 @@ from .train_state import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-class BatchSource(Protocol):
-    """Where training batches come from; `PixelSampler` for posed photos."""
-
-    def next(self, n_rays: int) -> PixelBatch:
-        """The next batch, of about `n_rays` pixels."""
-
-    def rays(self, batch: PixelBatch) -> Rays:
-        """The rays of a batch, in the training frame."""
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """The random state as tensors."""
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> object:
-        """Restore `state_dict()`."""
 
 
 @runtime_checkable
@@ -69,7 +53,7 @@ class Stepper:
     def __init__(
         self,
         method: Method,
-        sampler: BatchSource,
+        sampler: Batches,
         guard: StepGuard,
         max_rollbacks: int,
         on_rollback: Callable[[str], None],

@@ -11,7 +11,7 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
-from ..methods.protocol import Method
+from ..methods.protocol import Batches, HasBatches, Method
 from ..progress import Progress, SilentProgress, TrainStatus
 from ..renderer import RayRenderer, Renderer
 from ..scenes.model import Scene
@@ -24,7 +24,7 @@ from .metrics_log import MetricsLog
 from .monitor import Monitor
 from .runs import Run
 from .signals import StopOnSignal
-from .stepper import BatchSource, Stepper
+from .stepper import Stepper
 from .tensor_checks import first_non_finite
 from .train_state import TrainState, below_prefix, to_scalar, with_prefix
 from .watching import TrainingWatcher, WatcherLink
@@ -74,7 +74,7 @@ class Trainer:
         run: The run folder, open for writing.
         watcher: Who watches; None costs nothing.
         progress: Gets the stage "train" in steps (in seconds when only time bounds the run) and warnings.
-        sampler: Source of batches; default: all usable pixels of the training images.
+        sampler: Source of batches; default: the method's own, or all usable pixels of the training images.
         test_psnr: Measures the mean PSNR on held-out images; called every `steps_per_eval` steps.
     """
 
@@ -87,7 +87,7 @@ class Trainer:
         watcher: TrainingWatcher | None = None,
         progress: Progress | None = None,
         *,
-        sampler: BatchSource | None = None,
+        sampler: Batches | None = None,
         test_psnr: Callable[[Renderer], float] | None = None,
     ) -> None:
         self.method, self.scene, self.config, self.run = method, scene, config, run
@@ -96,7 +96,7 @@ class Trainer:
         self.clock = TrainClock()
         self.stepper = Stepper(
             method,
-            sampler or PixelSampler(scene, scene.meta.split.train, config.seed),
+            sampler or _batches_of(method, scene, config.seed),
             StepGuard(config.bad_steps_before_rollback),
             config.max_rollbacks,
             self._warn,
@@ -256,6 +256,12 @@ class Trainer:
     def _warn(self, line: str) -> None:
         logger.warning(line)
         self.progress.warn(line)
+
+
+def _batches_of(method: Method, scene: Scene, seed: int) -> Batches:
+    if isinstance(method, HasBatches):
+        return method.batches(scene, seed)
+    return PixelSampler(scene, scene.meta.split.train, seed)
 
 
 def _result_of(trainer: Trainer, stopped_by: str, exit_code: int, status: TrainStatus) -> TrainResult:

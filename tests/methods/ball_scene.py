@@ -9,7 +9,8 @@ import torch
 
 from nerfstudio_ext.cameras import Camera, Cameras
 from nerfstudio_ext.rays import Rays
-from nerfstudio_ext.scenes.model import SceneFrame, SceneMeta, Split
+from nerfstudio_ext.scenes.images import ImageStore
+from nerfstudio_ext.scenes.model import Scene, SceneFrame, SceneMeta, Split
 from nerfstudio_ext.scenes.pixel_sampler import PixelBatch
 
 RADIUS = 0.3
@@ -41,6 +42,16 @@ def look(rays: Rays) -> tuple[torch.Tensor, torch.Tensor]:
     inside = RADIUS**2 - (rays.rays_o + along[:, None] * rays.rays_d).square().sum(-1)
     hit = rays.rays_o + (along - inside.clamp_min(0).sqrt())[:, None] * rays.rays_d
     return 0.5 + 0.4 * torch.sin(12 * hit + torch.tensor([0.0, 2.0, 4.0])), (inside > 0).float()
+
+
+def make_scene(meta: SceneMeta) -> Scene:
+    """The capture with its pictures, RGBA."""
+    pictures = []
+    for camera in meta.training_cameras():
+        rgb, alpha = look(camera.rays())
+        rgba = torch.cat([rgb, alpha[:, None]], -1).reshape(camera.height, camera.width, 4)
+        pictures.append((255 * rgba).round().to(torch.uint8).numpy())
+    return Scene(meta, ImageStore.from_arrays(pictures))
 
 
 @dataclass

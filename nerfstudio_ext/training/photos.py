@@ -1,0 +1,63 @@
+"""The source pictures of a run whose method looks at photos when it renders: one file beside the checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as pack_safetensors
+
+from ..errors import UserError
+from ..methods.protocol import Method, NeedsPhotos
+from ..scenes.model import Scene
+
+PHOTOS = "photos.safetensors"
+_FIX = "`nsx train --resume RUN` writes it again from the capture"
+
+
+def give_photos(method: Method, scene: Scene, run: Path) -> None:
+    """Let a method that needs photos take them from the capture, and keep them in the run folder.
+
+    Args:
+        method: Any method; those that need no photos are left alone.
+        scene: The capture.
+        run: The run folder, open for writing.
+    Raises:
+        UserError: if the photos do not suit the method, or cannot be written.
+    """
+    if not isinstance(method, NeedsPhotos):
+        return
+    method.take_photos(scene)
+    path = run / PHOTOS
+    temporary = run / f".{PHOTOS}.tmp"
+    try:
+        temporary.write_bytes(pack_safetensors(dict(method.photo_tensors())))
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"the source pictures cannot be kept: {error.strerror}", where=path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_photos(method: Method, run: Path) -> None:
+    """Give a method that needs photos those that its run has kept.
+
+    Raises:
+        UserError: if the file is missing or damaged, or belongs to another capture.
+    """
+    if not isinstance(method, NeedsPhotos):
+        return
+    path = run / PHOTOS
+    try:
+        tensors = parse_safetensors(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError("the source pictures of the run are missing", where=path, fix=_FIX) from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=path) from None
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"the source pictures of the run are damaged ({error})", where=path, fix=_FIX) from None
+    try:
+        method.load_photo_tensors(tensors)
+    except UserError as error:
+        raise UserError(str(error.what), where=path, fix=_FIX) from None
