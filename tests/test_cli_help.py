@@ -37,6 +37,7 @@ def test_names_of_the_commands() -> None:
         "eval",
         "stega",
         "import",
+        "corrupt",
         "bench",
     ]
 

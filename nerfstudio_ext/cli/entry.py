@@ -57,8 +57,11 @@ COMMANDS = {
     "path": Command("path", "orbit|spiral|interpolate RUN", "Make a camera path for rendering."),
     "render": Command("render", "RUN --path SPEC --output-path OUT", "Render a run along a path: video or pictures."),
     "eval": Command("evaluate", "RUN", "PSNR and SSIM on held-out photos, per image and mean."),
-    "stega": Command("stega", "extract PICTURES", "Provenance marks: find a hidden message in pictures."),
+    "stega": Command(
+        "stega", "embed RUN|extract PICTURES", "Provenance marks: hide a message, find it in pictures."
+    ),
     "import": Command("importing", "gnt FILE", "Convert weights that other programs trained."),
+    "corrupt": Command("corrupt", "CAPTURE", "Copy a capture with bad training photos or poses, to test robustness."),
     "bench": Command("bench", "cpu", "Measure this machine: ratios of the kernels against the reference."),
 }
 
