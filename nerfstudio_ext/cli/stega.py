@@ -13,7 +13,7 @@ from .console import Output
 from .options import CommonOptions
 from .parsing import did_you_mean
 
-ACTIONS = {"extract": "stega_extract"}
+ACTIONS = {"embed": "stega_embed", "extract": "stega_extract"}
 """Action -> module of this package, with `options_for` and `run` like a command's."""
 
 
@@ -22,7 +22,7 @@ class StegaOptions(CommonOptions):
     """Options of `nsx stega` when no action is given."""
 
     action: tyro.conf.Positional[str | None] = None
-    """extract: find a message in pictures. `nsx stega ACTION --help` shows an action's options."""
+    """embed: hide a message in a run; extract: find one in pictures. `nsx stega ACTION --help` shows its options."""
 
 
 def options_for(argv: list[str]) -> tuple[type[Any], list[str]]:

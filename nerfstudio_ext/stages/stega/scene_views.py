@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,7 +157,7 @@ def _turned(first: Camera, second: Camera, share: float, roll: float) -> Camera:
     return dataclasses.replace(first, c2w=torch.cat([rotation @ about, mixed[:, 3:]], 1))
 
 
-def pixel_size(views: list[SceneView]) -> float:
+def pixel_size(views: Sequence[SceneView]) -> float:
     """Median width of a pixel where it meets the scene, scene units."""
     widths = [
         float(view.depth.median()) / math.sqrt(float(view.camera.K[0, 0] * view.camera.K[1, 1]))

@@ -1,0 +1,176 @@
+"""`nsx stega embed RUN --payload-id HEX --key K`: make a child run whose every picture carries a message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import tyro
+
+from ..errors import UserError
+from .console import Output
+from .options import CommonOptions, one_of
+from .stega_extract import read_key
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..scenes.model import Scene
+    from ..stages.stega.marked_run import MarkedRun
+    from ..stages.stega.messages import Message
+    from ..training.runs import OpenedRun
+
+
+@dataclass(frozen=True)
+class EmbedOptions(CommonOptions):
+    """Options of `nsx stega embed`."""
+
+    command: ClassVar[str] = "stega embed"
+    summary: ClassVar[str] = "Hide a message in a scene: makes a child run whose pictures and videos carry it."
+
+    run: tyro.conf.Positional[Path | None] = None
+    """Run folder, or a folder that holds runs: the newest is taken. It is not changed."""
+
+    payload_id: str | None = None
+    """Identity: 12 hexadecimal digits (48 bits)."""
+
+    text: str | None = None
+    """A short text instead."""
+
+    bytes_hex: str | None = None
+    """A few bytes instead, as hexadecimal digits."""
+
+    key: str | None = None
+    """The key that reading needs. Others on this machine can see it while the command runs; --key-file or the
+    variable NSX_STEGA_KEY hide it."""
+
+    key_file: Path | None = None
+    """File that holds the key."""
+
+    psnr: float = 38.5
+    """Marked against unmarked renders, mean over views, dB; a hard limit."""
+
+    worst_psnr: float = 36.5
+    """The same for each single view."""
+
+    max_loss: float = 0.08
+    """How much further from the photos renders may come to lie, dB."""
+
+    steps: int = 600
+    """Steps of the embedding: more make the mark more robust."""
+
+    size: int = 400
+    """Longer side of the pictures it is made for, pixels; readers search sizes from half to twice of it."""
+
+    code: str | None = None
+    """Code to write in, such as id-127 or id-48 (default: the smallest that holds the message and can be read)."""
+
+    decoder: Path | None = None
+    """Private extractor to write for (default: the public one)."""
+
+    output_dir: Path | None = None
+    """Where the child run goes (default: where the parent is)."""
+
+    capture: Path | None = None
+    """The capture, if it has moved since training."""
+
+    seed: int = 0
+    """Of all random choices."""
+
+    views: int = 160
+    """Views of the scene to work on; five of eight from where photos were taken."""
+
+
+def options_for(argv: list[str]) -> tuple[type[EmbedOptions], list[str]]:
+    """One kind of options."""
+    return EmbedOptions, argv
+
+
+def run(options: EmbedOptions, out: Output) -> None:
+    """Embed, read back, say how it went."""
+    source = one_of("stega embed", "run", options.run)
+    message = _message(options)
+    key = read_key(options.key, options.key_file)
+    _check_numbers(options)
+
+    from ..stages.stega.embed import EmbedSettings
+    from ..stages.stega.mark_scene import Fidelity, SceneMarking
+    from ..stages.stega.marked_run import mark_run
+    from ..stages.stega.messages import layout_named
+    from ..training.runs import open_run
+
+    parent = open_run(source)
+    settings = SceneMarking(
+        EmbedSettings(steps=options.steps), Fidelity(options.psnr, options.worst_psnr, options.max_loss),
+        size=options.size, photo_views=-(-options.views * 5 // 8), other_views=options.views * 3 // 8,
+        seed=options.seed,
+    )  # fmt: skip
+    with out.progress() as progress:
+        child = mark_run(
+            parent, _photos(options, parent, progress), key, message, options.output_dir or parent.path.parents[2],
+            settings=settings, layout=None if options.code is None else layout_named(options.code),
+            decoder=options.decoder, progress=progress,
+        )  # fmt: skip
+    _say(child, out)
+    out.result(child.to_json())
+
+
+def _message(options: EmbedOptions) -> Message:
+    from ..stages.stega.messages import Message
+
+    given = [name for name in ("payload_id", "text", "bytes_hex") if getattr(options, name) is not None]
+    if len(given) != 1:
+        what = "no message was given" if not given else "more than one message was given"
+        raise UserError(what, where="nsx stega embed", fix="Give one of --payload-id, --text and --bytes-hex")
+    if options.payload_id is not None:
+        return Message.from_id(options.payload_id)
+    if options.text is not None:
+        return Message.from_text(options.text)
+    try:
+        return Message("bytes", bytes.fromhex(options.bytes_hex or ""))
+    except ValueError:
+        raise UserError(f"'{options.bytes_hex}' is not hexadecimal", where="--bytes-hex") from None
+
+
+def _check_numbers(options: EmbedOptions) -> None:
+    """Refuse what cannot work before any work is done."""
+    limits = {"psnr": (25, 60), "worst_psnr": (20, 60), "max_loss": (0, 10), "steps": (1, 10**6), "size": (64, 2048)}
+    for name, (low, high) in {**limits, "views": (4, 10_000)}.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise UserError(f"{value:g} is not from {low} to {high}", where=f"--{name.replace('_', '-')}")
+
+
+def _photos(options: EmbedOptions, parent: OpenedRun, progress: Progress) -> Scene | None:
+    """The capture with its photos; None, with a warning, where it is gone."""
+    from .evaluate import scene_of_run
+
+    try:
+        return scene_of_run(parent.config.source, parent.meta, progress, capture=options.capture)
+    except UserError as error:
+        if options.capture is not None:
+            raise
+        progress.warn(f"{error.what}: the mark is made without photos, so that renders come further from them")
+        return None
+
+
+def _say(child: MarkedRun, out: Output) -> None:
+    check = child.check
+    gain = child.marking.touch_up_gain
+    rows: dict[str, object] = {
+        "marked run": child.path,
+        "code": f"{child.layout.name}, {child.layout.n} bits",
+        "fidelity": f"{check.psnr:.1f} dB against unmarked, worst view {check.worst_psnr:.1f} dB",
+    }
+    if gain is not None:
+        rows["touch-up"] = f"{gain:+.2f} dB against photos, before the mark"
+    for name in check.found:
+        together = "exact" if check.found_together[name] else "not read"
+        rows[f"read back, {name}"] = (
+            f"{check.found[name]} of {check.pictures} single pictures exact ({100 * check.bit_accuracy[name]:.1f} % of "
+            f"the bits), 4 together: {together}"
+        )
+    out.box("Marked", rows)
+    out.say(f"\nRead it from any picture: nsx stega extract PICTURE --key KEY\nRender: nsx render {child.path} ...")
+    if not all(check.found_together.values()):
+        out.warn("the message is not read from four pictures: use more --steps, a lower --psnr, or a shorter message")
