@@ -20,6 +20,7 @@ from .findings import Extraction, ViewFinding
 from .key_contest import blind_contest, known_contest
 from .keys import FEATURES, Key
 from .messages import LAYOUTS, UNCODED, Layout, Message, smallest_layout
+from .one_thread import one_thread
 from .payload import MAX_FALSE_ALARM, Reading, fits, read_code, recognise, write_code
 from .scale_search import FACTOR_SHARES, FeatureReader, FeatureTable, Trial, View
 from .statistics import DISAGREEMENT, RANDOM_KEYS, log2_sign_tail
@@ -59,17 +60,18 @@ def extract(
         UserError: if there is no picture, one is too small, or nothing could be read with these codes.
     """
     codes = _usable(layouts, expected)
-    table = FeatureTable(FeatureReader(extractor or load_extractor()))
     progress = progress or SilentProgress()
     progress.stage("look at pictures")
-    for view in views:
-        table.add(view)
-        progress.advance(len(table), view.name)
-    if not len(table):
-        raise UserError("there is no picture to look at")
-    search = _Search(key, tuple(expected), codes, max_false_alarm)
-    _look_at_all(search, table)
-    return _conclude(search, table, n_random_keys)
+    with one_thread():
+        table = FeatureTable(FeatureReader(extractor or load_extractor()))
+        for view in views:
+            table.add(view)
+            progress.advance(len(table), view.name)
+        if not len(table):
+            raise UserError("there is no picture to look at")
+        search = _Search(key, tuple(expected), codes, max_false_alarm)
+        _look_at_all(search, table)
+        return _conclude(search, table, n_random_keys)
 
 
 def _usable(layouts: Sequence[Layout] | None, expected: Sequence[Message]) -> tuple[Layout, ...]:

@@ -103,13 +103,12 @@ def project(keys: Sequence[Key], feature: NDArray[np.floating], n_bits: int) -> 
         [..,K,n_bits]; row i equals `keys[i].projection(n_bits, width) @ feature`.
     """
     width = feature.shape[-1]
-    hadamard = _hadamard(width).astype(np.float64)
     blocks = []
     for block in range(-(-n_bits // width)):
         signs = _signs(keys, block, width).astype(np.float64)
         values = signs[:, 0] * feature[..., None, :]
         for later in range(1, _ROUNDS + 1):
-            values = signs[:, later] * (values @ hadamard)
+            values = signs[:, later] * _times_hadamard(values)
         blocks.append(values / float(width) ** (_ROUNDS / 2))
     return np.concatenate(blocks, axis=-1)[..., :n_bits]
 
@@ -120,6 +119,18 @@ def _signs(keys: Sequence[Key], block: int, width: int) -> NDArray[np.int8]:
     drawn = b"".join(key.stream(f"projection {width} {block}", -(-n_bits // 8)) for key in keys)
     flat = np.unpackbits(np.frombuffer(drawn, np.uint8).reshape(len(keys), -1), axis=1)[:, :n_bits]
     return (2 * flat.astype(np.int8) - 1).reshape(len(keys), _ROUNDS + 1, width)
+
+
+def _times_hadamard(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`values @ _hadamard(width)` by sums and differences only; a matrix product would start threads."""
+    width = values.shape[-1]
+    step = 1
+    while step < width:
+        pairs = values.reshape(*values.shape[:-1], width // (2 * step), 2, step)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        values = np.stack([first + second, first - second], axis=-2).reshape(values.shape)
+        step *= 2
+    return values
 
 
 def _hadamard(width: int) -> NDArray[np.int64]:

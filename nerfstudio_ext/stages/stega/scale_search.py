@@ -88,11 +88,13 @@ class FeatureReader:
     @torch.inference_mode()
     def read(self, pixels: UInt8[np.ndarray, "H W 3"], factor: float) -> Float64[np.ndarray, " F"]:
         """Feature [128] of a picture that is first resized by a factor."""
-        picture = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
         size = [max(1, round(side * factor)) for side in pixels.shape[:2]]
-        if size != list(pixels.shape[:2]):
-            picture = functional.interpolate(picture, size, mode="bicubic", antialias=factor < 1, align_corners=False)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._is_16_bit):
+            picture = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+            if size != list(pixels.shape[:2]):
+                picture = functional.interpolate(
+                    picture, size, mode="bicubic", antialias=factor < 1, align_corners=False
+                )
             return self._extractor(picture.contiguous(memory_format=torch.channels_last))[0].double().numpy()
 
 

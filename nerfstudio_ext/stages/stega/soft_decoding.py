@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .bch import Bits
@@ -72,7 +73,7 @@ def _best_flips(rows: Bits, agreement: Logits, order: int, keep: int) -> list[tu
     products = signs[first[:, 0]] * agreement.astype(np.float32)
     for column in first.T[1:]:
         products *= signs[column]
-    scores = products @ signs.T
+    scores = (torch.from_numpy(products) @ torch.from_numpy(signs).T).numpy()
     scores[is_repeated] = -np.inf
     # The best sets lie in the rows of scores whose best is best: two small selections instead of a large one.
     likely = np.argpartition(-scores.max(1), min(keep, len(scores)) - 1)[:keep]
