@@ -1,8 +1,8 @@
-"""Writing code bits into the colours of a scene so that every picture of it shows them.
+"""Writing a mark into the colours of a scene so that every picture of it shows it.
 
 Only a `ColorResidual` is trained. Fidelity is a hard budget: after each step the residual is scaled back to it. Each
 step follows the normalised gradient of a few attacked views: per unit of picture error, a step along the gradient
-moves the extractor's output furthest, where steps of equal size for all parameters (Adam) gave half the margin.
+moves what is read furthest, where steps of equal size for all parameters (Adam) gave half the margin.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from torch.nn import functional
 from ...fields.color_residual import ColorResidual
 from ...progress import Progress
 from .curriculum import random_attacks
-from .extractor import Extractor
+from .objective import Objective
 from .scene_views import SceneView
 
-_MARGIN = 3.0
 _MOMENTUM = 0.9
 _FIRST_STEP, _LAST_STEP = 0.15, 0.02
 """Length of a step as a share of the allowed picture error: long ones at first, then annealed."""
@@ -46,7 +45,7 @@ class EmbedSettings:
     even_out: float = 0.5
     """How far surfaces that are rarely seen are helped to as long steps as others, 0 (not) to 1 (fully)."""
     bfloat16: bool = True
-    """Run the extractor in 16 bits while embedding."""
+    """Run the network that reads the mark in 16 bits while embedding."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class EmbedStatus:
     """How an embedding went.
 
     Attributes:
-        accuracy: Share of code bits that attacked pictures showed, mean over the last tenth of the steps.
+        accuracy: Share that was right in attacked pictures (of code bits, say), mean over the last tenth of the steps.
         psnr: Mean fidelity of the mark over all views, dB.
         worst_psnr: The same of the view that is changed most.
     """
@@ -64,19 +63,13 @@ class EmbedStatus:
     worst_psnr: float
 
 
-CodeOf = Callable[[int], Float[Tensor, " N"]]
-"""Signs (-1 or 1) of the code bits that a view, given by its number, is to show."""
-
-
 class Embedder:
     """Trains the residual; `run` does all of it.
 
     Args:
         residual: Zero at first; trained in place.
         views: What it is added to.
-        extractor: Reads the bits later; not changed.
-        projection: [N,F] of the key.
-        code_of: The signs each view is to show.
+        objective: What pictures are to show.
         budget: Allowed mean squared error of pictures, 0..1 values, mean over views.
         worst_budget: The same for each single view.
         settings: How to go about it.
@@ -86,12 +79,10 @@ class Embedder:
     """
 
     def __init__(
-        self, residual: ColorResidual, views: Sequence[SceneView], extractor: Extractor, projection: Tensor,
-        code_of: CodeOf, *, budget: float, worst_budget: float, settings: EmbedSettings, background: Tensor,
-        mask: Tensor, generator: torch.Generator,
+        self, residual: ColorResidual, views: Sequence[SceneView], objective: Objective, *, budget: float,
+        worst_budget: float, settings: EmbedSettings, background: Tensor, mask: Tensor, generator: torch.Generator,
     ) -> None:  # fmt: skip
-        self.residual, self.views, self.extractor = residual, views, extractor.requires_grad_(False)
-        self.projection, self.code_of, self.settings = projection, code_of, settings
+        self.residual, self.views, self.objective, self.settings = residual, views, objective, settings
         self.budget, self.worst_budget, self.background = budget, worst_budget, background
         self.mask, self.generator = mask, generator
         self.evenness = _evenness(residual, views, settings.even_out)
@@ -110,7 +101,7 @@ class Embedder:
         progress.stage("writing the mark", steps)
         while self.step < steps:
             self.take_step()
-            progress.advance(self.step, f"{self.accuracy:.1%} of the bits in attacked pictures")
+            progress.advance(self.step, f"{self.accuracy:.1%} {self.objective.measure}")
             if check is not None and self.step == -(-steps // 3):
                 check(self)
         mean, worst = self.keep_budget()
@@ -124,6 +115,7 @@ class Embedder:
             self._look(index)
         if self.residual.table.grad is not None:
             self._move(picked)
+        self.objective.finish_step(self.step / self.settings.steps)
         self.step += 1
 
     @torch.no_grad()
@@ -144,14 +136,13 @@ class Embedder:
         view, settings = self.views[index], self.settings
         draw = torch.rand(4, generator=self.generator)
         background = draw[1:] if float(draw[0]) < _RANDOM_BACKGROUND else self.background
-        pixels = (view.unmarked(background) + view.difference(self.residual)).requires_grad_()
+        plain = view.unmarked(background)
+        pixels = (plain + view.difference(self.residual)).requires_grad_()
+        shown = torch.stack([pixels, plain]) if self.objective.sees_unmarked else pixels[None]
         strength = settings.strength * min(1.0, 2 * self.step / settings.steps)
-        attacked = random_attacks(pixels.permute(2, 0, 1)[None], strength, self.generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            logits = self.extractor.logits(attacked, self.projection)[0].float()
-        signs = self.code_of(index)
-        functional.softplus(-_MARGIN * signs * logits).mean().backward()
-        right = float((logits.detach() * signs > 0).float().mean())
+        attacked = random_attacks(shown.permute(0, 3, 1, 2), strength, self.generator)
+        loss, right = self.objective.loss(attacked, index)
+        loss.backward()
         self.accuracy += (right - self.accuracy) * max(1 / (self.step + 1), 10 / settings.steps)
         assert pixels.grad is not None
         view.pull_back(self.residual, pixels.grad)

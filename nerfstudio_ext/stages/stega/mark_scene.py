@@ -26,7 +26,7 @@ from ...progress import Progress
 from ...scenes.model import Scene, SceneMeta
 from ...training.evaluate import truth_image
 from .embed import Embedder, EmbedSettings, EmbedStatus, update_mask
-from .extractor import Extractor
+from .objective import Objective
 from .scene_views import SceneView, cameras_between, fit_size, pixel_size, render_views
 from .touch_up import touch_up
 
@@ -81,7 +81,7 @@ class Marking:
 
     Attributes:
         method: The marked method.
-        status: How well the bits stand in attacked pictures of the views it was made with, and the mark's fidelity.
+        status: How well the mark stands in attacked pictures of the views it was made with, and its fidelity.
         touch_up_gain: PSNR against photos the touch-up gained on photos it had not seen, dB; None without photos.
     """
 
@@ -90,13 +90,9 @@ class Marking:
     touch_up_gain: float | None
 
 
-Signs = Float[Tensor, "V N"]
-
-
 def mark_scene(
-    method: Method, config: object, meta: SceneMeta, scene: Scene | None, extractor: Extractor,
-    projection: Float[Tensor, "N F"], signs_of: Callable[[Sequence[SceneView]], Signs], settings: SceneMarking,
-    progress: Progress,
+    method: Method, config: object, meta: SceneMeta, scene: Scene | None,
+    objective_of: Callable[[Sequence[SceneView]], Objective], settings: SceneMarking, progress: Progress,
 ) -> Marking:  # fmt: skip
     """Mark a trained method.
 
@@ -105,9 +101,7 @@ def mark_scene(
         config: Its config.
         meta: Its capture.
         scene: The same with photos; None where they are gone: no touch-up then, and `max_loss` cannot be kept.
-        extractor: Reads the mark later.
-        projection: Of the key.
-        signs_of: Signs of the code bits that each of the views is to show.
+        objective_of: What pictures of these views are to show.
         settings: How.
         progress: Told about every stage.
     Raises:
@@ -137,7 +131,7 @@ def mark_scene(
     with torch.no_grad():
         marked.residual.table.zero_()
     embedder = Embedder(
-        marked.residual, views, extractor, projection, _by_number(signs_of(views)),
+        marked.residual, views, objective_of(views),
         budget=max(budget, _LEAST_BUDGET), worst_budget=10 ** (-fidelity.worst_psnr / 10), settings=settings.embed,
         background=background, generator=generator,
         mask=update_mask(marked.residual, views, background, settings.embed.mask_power),
@@ -197,10 +191,6 @@ def _with_residual(view: SceneView, residual: ColorResidual) -> SceneView:
     """The view with the residual as part of what is unmarked."""
     rgb = view.rgb.float() + view.difference(residual).reshape(-1, 3)
     return dataclasses.replace(view, rgb=rgb.half())
-
-
-def _by_number(signs: Signs) -> Callable[[int], Tensor]:
-    return lambda index: signs[index]
 
 
 def _spread(positions: Sequence[int], at_most: int) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from .extractor import Extractor, load_extractor, save_extractor
 from .keys import Key
 from .mark_scene import Marking, SceneMarking, mark_scene
 from .messages import Layout, Message, smallest_layout
+from .objective import CodeBits
 from .payload import write_code
 from .scale_search import View
 from .scene_views import SceneView, cameras_between, fit_size
@@ -114,10 +115,12 @@ def mark_run(
     layout = layout or smallest_layout(message, extractor.head.out_features)
     bits = write_code(message, key, layout)
     signs = 2 * torch.from_numpy(bits.astype(np.float32)) - 1
+    objective = CodeBits(
+        extractor, torch.from_numpy(key.projection(layout.n)), lambda _: signs, bfloat16=settings.embed.bfloat16
+    )
     marking = mark_scene(
-        parent.method, parent.config.method, parent.meta, scene, extractor,
-        torch.from_numpy(key.projection(layout.n)), lambda views: signs.expand(len(views), -1), settings, progress,
-    )  # fmt: skip
+        parent.method, parent.config.method, parent.meta, scene, lambda _: objective, settings, progress
+    )
     check = check_mark(parent, marking.method, extractor, key, message, settings, progress)
     path = _write_child(parent, marking, output_dir, settings)
     if decoder is not None:
