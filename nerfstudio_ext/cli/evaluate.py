@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..scenes.model import Scene, SceneMeta
     from ..training.config import SceneSource
+    from ..training.runs import OpenedRun
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class EvalOptions(CommonOptions):
 
     checkpoint: int | None = None
     """Step of the checkpoint (default: the newest)."""
+
+    stability: bool = False
+    """Also measure PSNR under wrong poses, jittered rays, noisy features and an adversary; draws stability.png."""
 
 
 def options_for(argv: list[str]) -> tuple[type[EvalOptions], list[str]]:
@@ -68,6 +72,7 @@ def run(options: EvalOptions, out: Output) -> None:
             method=method_name(opened.config.method),
             progress=progress,
         )
+        stability = _stability(options, opened, scene, folder, progress) if options.stability else {}
     out.box(
         f"{opened.path}, step {opened.step}, {options.split} photos",
         {score.file: f"{score.psnr:6.2f} dB   SSIM {score.ssim:.4f}" for score in result.per_image},
@@ -75,7 +80,27 @@ def run(options: EvalOptions, out: Output) -> None:
     perceptual = "" if result.lpips is None else f"   LPIPS {result.lpips:.4f}"
     out.say(f"\nmean of {len(result.per_image)}: {result.psnr:.2f} dB   SSIM {result.ssim:.4f}{perceptual}")
     out.say(f"pictures: {folder}")
-    out.result(result.to_json() | {"run": opened.path, "step": opened.step, "pictures": folder})
+    if stability:
+        rows = {name: _drops_of(curve) for name, curve in stability["stability"].items()}
+        out.box("dB lost at each strength", rows)
+    out.result(result.to_json() | {"run": opened.path, "step": opened.step, "pictures": folder} | stability)
+
+
+def _stability(
+    options: EvalOptions, opened: OpenedRun, scene: Scene, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    from ..training.stability import measure_stability
+    from ..training.stability_plot import write_plot
+
+    curves = measure_stability(opened.method, scene, options.split, options.max_images, progress=progress)
+    plot = folder / "stability.png"
+    write_plot(curves, plot, f"{opened.meta.name}, step {opened.step}: {options.split} photos under disturbance")
+    return {"stability": {curve.name: curve.to_json() for curve in curves}, "stability_plot": plot}
+
+
+def _drops_of(curve: dict[str, Any]) -> str:
+    pairs = zip(curve["levels"][1:], curve["drop"][1:], strict=True)
+    return "   ".join(f"{level:g}: {drop:5.2f}" for level, drop in pairs) + f"   ({curve['unit']})"
 
 
 def scene_of_run(source: SceneSource, meta: SceneMeta, progress: Progress, *, capture: Path | None = None) -> Scene:

@@ -45,6 +45,9 @@ class AugBatch(Protocol):
     def disturbed(self, deltas: Deltas, *, for_weights: bool) -> Tensor:
         """The loss under disturbance, differentiable in the weights or in the deltas."""
 
+    def squared_error(self, deltas: Deltas) -> float:
+        """Mean squared colour error under disturbance."""
+
 
 class Aug(nn.Module):
     """A `Method`: augmented training of a scene; see `methods.protocol`.
@@ -62,7 +65,6 @@ class Aug(nn.Module):
         self.scene: HashScene | MlpScene = (
             HashScene(config, meta, seed=seed) if config.field == "hash" else MlpScene(config, meta, seed=seed)
         )
-        self._plans = plans(config)
         self._disturbs_weights = "weights" in key_names(config) and config.weight_strength > 0
         self._pending: list[tuple[nn.Parameter, Tensor]] = []
 
@@ -89,7 +91,7 @@ class Aug(nn.Module):
         if not disturbs(self.config, step):
             return self.scene.plain_losses(rays, batch, step)
         begun = self.scene.begin(rays, batch, step)
-        deltas = self._worst(begun)
+        deltas = self.worst(begun)
         if self._disturbs_weights:
             self._disturb_weights(begun, deltas)
         total, disturbed, mse = begun.objective(deltas, self.config.mix)
@@ -135,17 +137,21 @@ class Aug(nn.Module):
         scene = {name.removeprefix("scene."): value for name, value in own.items()}
         return self.scene.load_state_dict(scene, strict, assign)
 
-    def _worst(self, begun: AugBatch) -> dict[str, Tensor]:
+    def worst(
+        self, begun: AugBatch, config: AugConfig | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The disturbance that the adversary of a config (default: its own) finds for a batch."""
+        config = config or self.config
         balls, shapes = {}, {}
-        for key, plan in self._plans.items():
+        for key, plan in plans(config).items():
             for name, shape in begun.shapes([key]).items():
                 unit = begun.unit(name)
                 if plan.norm == "l2" and isinstance(unit, Tensor):
                     unit = unit.expand(shape).flatten(1).mean(1) if len(shape) > 1 else unit
-                length = plan.step if self.config.mode == "official" else plan.step * unit
+                length = plan.step if config.mode == "official" else plan.step * unit
                 balls[name], shapes[name] = Ball(plan.radius * unit, length, plan.iterations, plan.norm), shape
-        start = random_start(balls, shapes, self.adversary_generator)
-        is_friendly = self.config.adversary == "friendly"
+        start = random_start(balls, shapes, generator or self.adversary_generator)
+        is_friendly = config.adversary == "friendly"
         return ascend(lambda deltas: begun.disturbed(deltas, for_weights=False), start, balls, is_friendly=is_friendly)
 
     def _disturb_weights(self, begun: AugBatch, deltas: Deltas) -> None:

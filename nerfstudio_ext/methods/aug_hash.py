@@ -24,6 +24,8 @@ from .protocol import ParamGroup
 
 LEVEL_EVERY = 16
 """Steps between two looks at how large features are: they grow over hundreds of steps."""
+MOST_SAMPLES = 1024
+"""Room per ray for the samples of an evaluation, which may leave none out."""
 SMALLEST_FEATURE = 1e-3
 """Below this a level counts as unused; it sets the radius of features in the first steps."""
 NAMES = {"depth": "t", "points": "x", "features": "features", "raw": "raw", "rgb": "rgb"}
@@ -88,14 +90,32 @@ class HashScene(nn.Module):
         self.ngp.plan_next(seen.n_marched, len(seen.samples), seen.n_dropped, len(rays))
         return HashBatch(self, inputs, batch.cam_ids, seen)
 
+    def fixed_batch(self, rays: Rays, cam_ids: Tensor, target: Tensor, background: Tensor) -> HashBatch:
+        """A batch without anything random, for evaluation."""
+        rays, options = self.ngp.clipped(rays), self.ngp.options
+        inputs = StepInputs(rays, torch.full((len(rays),), 0.5), target, background, options)
+        seen = kernels.seen_samples(
+            self.ngp.field.tensors(), rays, inputs.jitter, self.ngp.occupancy.occupancy(), options,
+            MOST_SAMPLES * len(rays), backend=self.config.hash.backend,
+        )  # fmt: skip
+        return HashBatch(self, inputs, cam_ids, seen)
+
+    def adopt(self, ngp: Ngp) -> None:
+        """Take the weights of a fast field that was trained plainly."""
+        self.ngp.load_state_dict({name: value.clone() for name, value in ngp.state_dict().items()})
+        self._measure_features()
+
     def after_step(self, step: int) -> None:
         """Upkeep of the fast field, and a look at how large its features are."""
         self.ngp.after_step(step)
         if step % LEVEL_EVERY == 0:
-            layout, table = self.ngp.field.layout, self.ngp.field.table.detach()
-            levels = [table[a:b] for a, b in zip(layout.offsets, layout.offsets[1:], strict=False)]
-            sizes = torch.cat([level.square().mean(0).sqrt() for level in levels])
-            self.feature_size.copy_(sizes.clamp_min(SMALLEST_FEATURE))
+            self._measure_features()
+
+    def _measure_features(self) -> None:
+        layout, table = self.ngp.field.layout, self.ngp.field.table.detach()
+        levels = [table[a:b] for a, b in zip(layout.offsets, layout.offsets[1:], strict=False)]
+        sizes = torch.cat([level.square().mean(0).sqrt() for level in levels])
+        self.feature_size.copy_(sizes.clamp_min(SMALLEST_FEATURE))
 
     def render_rays(self, rays: Rays) -> RayOutputs:
         """Evaluate rays with the present weights."""
@@ -178,6 +198,11 @@ class HashBatch:
             names = ("table", "d1", "d2", "c1", "c2", "c3")
             field = dataclasses.replace(field, **{name: getattr(field, name).detach() for name in names})
         return self._evaluate(field, (self._disturbed_pass(deltas, 1.0),)).total
+
+    def squared_error(self, deltas: Deltas) -> float:
+        """Mean squared colour error under disturbance."""
+        with torch.no_grad():
+            return self._evaluate(self.scene.ngp.field.tensors(), (self._disturbed_pass(deltas, 1.0),)).mse[0]
 
     def _disturbed_pass(self, deltas: Deltas, share: float) -> Pass:
         shift = Disturbance(**{name: deltas[name] for name in NAMES.values() if name in deltas})

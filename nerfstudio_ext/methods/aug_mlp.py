@@ -115,6 +115,11 @@ class MlpScene(nn.Module):
             target = background + batch.alpha[:, None] * (target - background)
         return MlpBatch(self, clipped, is_hit, batch.cam_ids, target, background, noise, self._raw_noise(n))
 
+    def fixed_batch(self, rays: Rays, cam_ids: Tensor, target: Tensor, background: Tensor) -> MlpBatch:
+        """A batch without anything random, for evaluation."""
+        clipped, is_hit = self.clipped(rays)
+        return MlpBatch(self, clipped, is_hit, cam_ids, target, background, REGULAR, {})
+
     def render_rays(self, rays: Rays) -> RayOutputs:
         """Evaluate rays with the present weights."""
         return self._render(rays, self.rendered)
@@ -252,6 +257,12 @@ class MlpBatch:
             return self._loss(*self._levels(networks, deltas, noise, options), background)
         with _Frozen(scene):
             return self._loss(*self._levels(networks, deltas, noise, options), background)
+
+    def squared_error(self, deltas: Deltas) -> float:
+        """Mean squared colour error of the fine level under disturbance."""
+        with torch.no_grad():
+            level = self._levels(self.scene.rendered, deltas, self.noise, self.scene.options)[1]
+            return float((self._shown(level, self.background) - self.target).square().mean())
 
     def _levels(
         self, networks: tuple[Network, Network], deltas: Deltas, noise: SamplingNoise, options: LevelOptions

@@ -180,13 +180,14 @@ def _score(image: Float[Tensor, "H W 3"], scene: Scene, i: int) -> ImageScore:
             where=name,
             fix="Load the capture at the size it was trained with",
         )
-    mask = _mask(scene, i)
+    mask = usable_mask(scene, i)
     filled = image if mask is None else torch.where(mask[..., None], image, truth)
     perceptual = lpips(filled, truth) if has_lpips() else None
     return ImageScore(i, name, psnr(image, truth, mask), ssim(filled, truth, mask), perceptual)
 
 
-def _mask(scene: Scene, i: int) -> Bool[Tensor, "H W"] | None:
+def usable_mask(scene: Scene, i: int) -> Bool[Tensor, "H W"] | None:
+    """Pixels of a photo that count; None for all."""
     valid = scene.images.valid_pixels(i)
     if valid is None:
         return None

@@ -83,7 +83,7 @@ def test_every_delta_stays_in_its_ball_at_every_iteration(name: str, monkeypatch
         return disturbed(self, deltas, for_weights=for_weights)
 
     monkeypatch.setattr(type(batch), "disturbed", watched)
-    seen.append(method._worst(batch))
+    seen.append(method.worst(batch))
     assert len(seen) == 5
     for deltas in seen:
         assert set(deltas) == set(balls)
@@ -106,7 +106,7 @@ def test_the_adversary_does_what_it_is_called(name: str, adversary: str):
         state = method.adversary_generator.get_state()
         start = random_start(balls, shapes, method.adversary_generator)
         method.adversary_generator.set_state(state)
-        end = method._worst(batch)
+        end = method.worst(batch)
         with torch.no_grad():
             before, after = (float(batch.disturbed(d, for_weights=True)) for d in (start, end))
         gains.append(after - before)
@@ -120,7 +120,7 @@ def test_the_disturbed_loss_is_not_below_the_clean_one_on_average(name: str):
     gaps = []
     for seed in range(8):
         batch = begun(method, seed)
-        deltas = method._worst(batch)
+        deltas = method.worst(batch)
         with torch.no_grad():
             nothing = {key: torch.zeros_like(delta) for key, delta in deltas.items()}
             gaps.append(float(batch.disturbed(deltas, for_weights=True) - batch.disturbed(nothing, for_weights=True)))
@@ -162,7 +162,7 @@ def test_the_clean_random_stream_does_not_depend_on_the_adversary(name: str):
 def test_the_adversarial_loss_reaches_what_is_rendered(name: str):
     method = Aug(CONFIGS[name], META, seed=0)
     batch = begun(method)
-    batch.disturbed(method._worst(batch), for_weights=True).backward()
+    batch.disturbed(method.worst(batch), for_weights=True).backward()
     reached = {n for n, p in method.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert reached == {n for n, _ in method.named_parameters()}
 
@@ -170,7 +170,7 @@ def test_the_adversarial_loss_reaches_what_is_rendered(name: str):
 def test_in_official_mode_it_does_not():
     method = Aug(CONFIGS["official"], META, seed=0)
     batch = begun(method)
-    batch.disturbed(method._worst(batch), for_weights=True).backward()
+    batch.disturbed(method.worst(batch), for_weights=True).backward()
     reached = {n for n, p in method.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert reached
     assert all(n.startswith("scene.adversarial.") for n in reached)
@@ -187,7 +187,7 @@ def test_in_official_mode_it_does_not():
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_the_inner_maximisation_leaves_no_gradient_behind(name: str):
     method = Aug(CONFIGS[name], META, seed=0)
-    method._worst(begun(method))
+    method.worst(begun(method))
     assert all(p.grad is None and p.requires_grad for p in method.parameters())
 
 
