@@ -7,29 +7,24 @@ three pixels, where this one reads all.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from safetensors.torch import save as pack_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...errors import UserError
 from .keys import FEATURES
+from .weight_files import Source, WeightFormat
 
 FORMAT = "nerfstudio-ext extractor"
-FORMAT_VERSION = 1
+_FILE = WeightFormat("an", "extractor", FORMAT, 1)
 MIN_SIDE = 64
 """Smallest picture side that is read, in pixels."""
 BORDER = 2
 """Pixels of the last layer, a quarter of the picture's resolution, that feel the padding and are left out."""
-_MAX_BYTES = 16 << 20
 _HALF = (0.125, 0.375, 0.375, 0.125)
 """Low-pass filter before halving: binomial, no weight at the new Nyquist frequency."""
 _PACKAGED = "extractor.safetensors"
@@ -152,16 +147,7 @@ def save_extractor(extractor: Extractor, path: Path, about: dict[str, str] | Non
         path: File; replaced when it exists.
         about: Notes to keep with it, such as the training's settings.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in extractor.state_dict().items()}
-    metadata = {
-        **(about or {}),
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "sha256": _checksum(tensors),
-    }
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(pack_safetensors(tensors, metadata))
-    temporary.replace(path)
+    _FILE.save(extractor, path, about)
 
 
 def load_extractor(path: Path | None = None) -> Extractor:
@@ -172,31 +158,16 @@ def load_extractor(path: Path | None = None) -> Extractor:
     Raises:
         UserError: if the file is missing, too large, not an extractor, of a later version, or damaged.
     """
-    data, where = _read(path)
-    tensors, metadata = _parse(data, where)
-    if metadata.get("format") != FORMAT:
-        raise UserError("a tensor file, but not an extractor", where=where)
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        found = metadata.get("format_version", "none")
-        raise UserError(
-            f"extractor format {found}; this version reads {FORMAT_VERSION}", where=where, fix="Upgrade nerfstudio-ext"
-        )
-    extractor = Extractor()
-    expected = extractor.state_dict()
-    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-    if shapes != {name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()}:
-        raise UserError("an extractor of another shape than this version uses", where=where)
-    if metadata.get("sha256") != _checksum(tensors):
-        raise UserError("damaged: the weights do not match their checksum", where=where, fix="Get the file again")
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise UserError("damaged: a weight is not finite", where=where, fix="Get the file again")
-    extractor.load_state_dict(tensors)
-    return extractor.eval()
+    return _FILE.load(_source(path), lambda _: Extractor())[0]
 
 
 def about_extractor(path: Path | None = None) -> dict[str, str]:
     """The notes saved with an extractor."""
-    return _parse(*_read(path))[1]
+    return _FILE.notes(_source(path))
+
+
+def _source(path: Path | None) -> Source:
+    return cast(Source, resources.files(__package__ or "").joinpath(_PACKAGED)) if path is None else path
 
 
 def _pool(x: Tensor, weights: Tensor) -> Tensor:
@@ -218,38 +189,3 @@ def _window_mean(x: Tensor) -> Tensor:
         padding = (window[0] // 2, window[1] // 2)
         x = functional.avg_pool2d(x, window, stride=1, padding=padding, count_include_pad=False)
     return x
-
-
-def _read(path: Path | None) -> tuple[bytes, str]:
-    source = resources.files(__package__ or "").joinpath(_PACKAGED) if path is None else path
-    try:
-        with source.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise UserError("no such extractor", where=source, fix="Check the path") from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=source) from None
-    if len(data) > _MAX_BYTES:
-        raise UserError(f"larger than {_MAX_BYTES >> 20} MB; not an extractor", where=source)
-    return data, str(source)
-
-
-def _parse(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. The library returns only the tensors; the header is JSON after its length in 8 bytes."""
-    try:
-        tensors = parse_safetensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = header.get("__metadata__", {})
-    except (SafetensorError, KeyError, ValueError, AttributeError, RecursionError):
-        raise UserError("not a tensor file, or damaged", where=where, fix="Get the file again") from None
-    return tensors, metadata
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values; safetensors itself does not notice a flipped bit."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
