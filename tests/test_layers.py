@@ -20,7 +20,7 @@ LAYERS = {
     "fields": 3, "renderer": 3, "scenes": 3,
     "methods": 4,
     "training": 5, "stages": 5,
-    "viewer": 6, "exporters": 6,
+    "viewer": 6, "exporters": 6, "worlds": 6,
     "bench": 7, "cli": 7, "__main__": 7,
 }  # fmt: skip
 NEIGHBOURS = {

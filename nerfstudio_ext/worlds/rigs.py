@@ -1,0 +1,95 @@
+"""Cameras around a scene: spheres and rings, arcs, walks and grids that look at what is in the middle."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..cameras import Camera, Cameras
+
+Rig = Literal["sphere", "dome", "ring", "arc", "walk", "grid"]
+RIGS_AROUND: tuple[Rig, ...] = ("sphere", "dome", "dome", "ring")
+RIGS_WITHIN: tuple[Rig, ...] = ("arc", "walk", "grid", "ring")
+
+
+def place_cameras(
+    rng: np.random.Generator, rig: Rig, n: int, width: int, height: int, distance: float, fov_y_deg: float
+) -> Cameras:
+    """Cameras that look at the surroundings of the origin, z up.
+
+    Args:
+        rng: Draws what the rig leaves open.
+        rig: Sphere, upper half of it, ring at one height, a quarter of a ring, an uneven walk, or a flat grid.
+        n: How many.
+        width: Of the pictures.
+        height: Of the pictures.
+        distance: Mean distance from the origin, scene units.
+        fov_y_deg: Vertical field of view.
+    """
+    places = _PLACES[rig](rng, n) * distance
+    spread = 0.12 if rig in ("arc", "walk", "grid") else 0.06
+    cameras = []
+    for place in places:
+        centre = place * rng.uniform(0.9, 1.1)
+        target = rng.normal(0, spread * distance, 3)
+        cameras.append(Camera.perspective(width, height, fov_y_deg, torch.from_numpy(_look(centre, target, rng))))
+    return Cameras(cameras)
+
+
+def _look(centre: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Camera to world [3,4], OpenCV axes, a few degrees off the level."""
+    forward = target - centre
+    forward /= np.linalg.norm(forward)
+    up = np.array([0.0, 0.0, 1.0]) + rng.normal(0, 0.03, 3)
+    if abs(forward @ up) > 0.98 * np.linalg.norm(up):
+        up = np.array([0.0, 1.0, 0.0])
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    return np.column_stack([right, np.cross(forward, right), forward, centre])
+
+
+def _sphere(rng: np.random.Generator, n: int) -> np.ndarray:
+    height = 1 - 2 * (np.arange(n) + rng.uniform(0, 1, n)) / n
+    return _at(height, 2.399963 * np.arange(n) + rng.uniform(0, 2 * math.pi))
+
+
+def _dome(rng: np.random.Generator, n: int) -> np.ndarray:
+    height = (np.arange(n) + rng.uniform(0, 1, n)) / n * 0.95
+    return _at(height, 2.399963 * np.arange(n) + rng.uniform(0, 2 * math.pi))
+
+
+def _ring(rng: np.random.Generator, n: int) -> np.ndarray:
+    height = np.full(n, rng.uniform(0.0, 0.6)) + rng.normal(0, 0.05, n)
+    return _at(height, 2 * math.pi * (np.arange(n) + rng.uniform(-0.3, 0.3, n)) / n)
+
+
+def _arc(rng: np.random.Generator, n: int) -> np.ndarray:
+    start, width = rng.uniform(0, 2 * math.pi), rng.uniform(0.6, 2.0)
+    return _at(rng.uniform(0.0, 0.5, n), start + width * np.arange(n) / n)
+
+
+def _walk(rng: np.random.Generator, n: int) -> np.ndarray:
+    angles = rng.uniform(0, 2 * math.pi) + np.cumsum(rng.normal(2.5 / n, 1.5 / n, n))
+    height = rng.uniform(0.1, 0.4) + np.cumsum(rng.normal(0, 0.4 / n, n))
+    return _at(height, angles) * rng.uniform(0.8, 1.2, (n, 1))
+
+
+def _grid(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Side by side in one plane, as forward-facing captures are."""
+    start, wide = rng.uniform(0, 2 * math.pi), rng.uniform(0.15, 0.45)
+    middle = _at(np.array([rng.uniform(0.0, 0.5)]), np.array([start]))[0]
+    right = np.array([-math.sin(start), math.cos(start), 0.0])
+    sideways = rng.uniform(-wide, wide, (n, 1)) * right
+    return middle + sideways + rng.uniform(-wide, wide, (n, 1)) * np.array([0, 0, 0.6])
+
+
+def _at(height: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    height = np.clip(height, -0.98, 0.98)
+    around = np.sqrt(1 - height**2)
+    return np.column_stack([around * np.cos(angle), around * np.sin(angle), height])
+
+
+_PLACES = {"sphere": _sphere, "dome": _dome, "ring": _ring, "arc": _arc, "walk": _walk, "grid": _grid}

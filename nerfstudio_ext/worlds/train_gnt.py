@@ -1,0 +1,307 @@
+"""Training of GNT across scenes: computed ones without end, and a share of real captures where some are given."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingFailed, UserError
+from ..fields.epipolar import SourceCameras
+from ..fields.gnt_fast import Options
+from ..fields.gnt_weights import Architecture, GntModel
+from ..methods.gnt_photos import Photos, photos_of_scene, source_cameras
+from ..methods.gnt_render import DepthRange, GntRenderer, Sampling, pass_over, views_of
+from ..methods.gnt_views import PLANS, SourcePlan, TrainingViews, choose_sources, flip_views, random_crop
+from ..progress import Progress, SilentProgress
+from ..rays import Rays
+from ..renderer import RayRenderer
+from ..scenes.model import Scene
+from ..training.checkpoints import CheckpointNotSaved, list_checkpoints, load_checkpoint, save_checkpoint
+from .captures import VALIDATION_SEEDS, make_capture
+
+LOG = "log.jsonl"
+_WARM_UP = 500
+"""Steps over which the rate rises: the first gradients of a transformer are too large for Adam."""
+_CLIP = 1.0
+_RANGE_JITTER = (0.8, 1.1, 0.95, 1.3)
+"""Near and far are drawn within these factors: captures in use state them less exactly than computed ones."""
+
+
+@dataclass(frozen=True)
+class GntTraining:
+    """Settings of a training across scenes."""
+
+    steps: int = 60_000
+    """Steps in all; a step is one target picture with its sources."""
+    depth: int = 4
+    """View and ray blocks."""
+    width: int = 64
+    """Channels of a token."""
+    feature_width: int = 32
+    """Channels of the feature network's first stage."""
+    n_rays: int = 256
+    """Rays per step."""
+    n_samples: int = 48
+    """Samples per ray."""
+    n_views: int = 8
+    """Sources, give or take two."""
+    side: int = 128
+    """Longer side of the computed pictures, pixels."""
+    views_per_scene: int = 20
+    """Pictures per computed scene."""
+    pool: int = 24
+    """Scenes in play at a time."""
+    steps_per_scene: int = 12
+    """Steps after which the oldest scene makes room for a new one."""
+    capture_share: float = 0.3
+    """Share of the steps that look at real captures, where some are given."""
+    max_side: int = 400
+    """Pictures of real captures are reduced until no side is longer."""
+    lr: float = 5e-4
+    """Peak rate of the transformer; falls along half a cosine to a twentieth."""
+    lr_features: float = 1e-3
+    """The same of the feature network."""
+    seed: int = 0
+    """Of everything random."""
+    steps_per_save: int = 500
+    """Steps between checkpoints."""
+    steps_per_check: int = 1000
+    """Steps between looks at the validation scenes."""
+    validation_scenes: int = 6
+    """Computed scenes that training never sees."""
+
+    def architecture(self) -> Architecture:
+        """Sizes of the networks."""
+        return Architecture(depth=self.depth, width=self.width, feature_width=self.feature_width)
+
+    def rate_at(self, step: int) -> float:
+        """Factor on the learning rates at a step."""
+        falling = 0.525 + 0.475 * math.cos(math.pi * min(1.0, step / self.steps))
+        return falling * min(1.0, (step + 1) / _WARM_UP)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A capture to draw training steps from."""
+
+    photos: Photos
+    depth_range: DepthRange
+    plan: SourcePlan
+
+    @classmethod
+    def of(cls, scene: Scene, max_side: int, n_views: int) -> Episodes:
+        """The training pictures of a capture; sources are drawn by the rule for its kind."""
+        kind = "object" if scene.meta.frame.aabb_scale == 1 else "collected"
+        plan = replace(PLANS[kind], n_views=n_views, vary=(-2, 2))
+        return cls(photos_of_scene(scene, max_side), DepthRange(scene.meta), plan)
+
+
+def episode_loss(
+    model: GntModel, episodes: Episodes, config: GntTraining, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """Mean squared error on random pixels of a random picture of a capture, and the number of its sources."""
+    photos = episodes.photos
+    target = int(torch.randint(len(photos), (1,), generator=generator))
+    chosen = choose_sources(target, list(range(len(photos))), photos.poses, episodes.plan, generator)
+    views = _augmented(photos, target, chosen, generator)
+    rays, wanted = _draw_rays(views, config.n_rays * 8 // len(chosen), generator)
+    near, far = episodes.depth_range.of(rays.rays_o[0])
+    a, b, c, d = _RANGE_JITTER
+    draw = torch.rand(2, generator=generator)
+    near_far = (near * float(a + (b - a) * draw[0]), far * float(c + (d - c) * draw[1]))
+    sampling = Sampling(config.n_samples, 0, True, len(chosen), "dist")
+    sources = views_of(model, list(views.sources), views.cameras)
+    passes = pass_over(model, sources, rays, near_far, sampling, Options(), generator=generator)
+    return (passes.colors[-1] - wanted).square().mean(), len(chosen)
+
+
+def _augmented(photos: Photos, target: int, chosen: Sequence[int], generator: torch.Generator) -> TrainingViews:
+    """Target and sources, mirrored in half of the draws and cropped where they are large; all of one size."""
+    pictures = [photos.pictures[i].float() / 255 for i in (target, *chosen)]
+    cameras = source_cameras([photos.cameras[i] for i in (target, *chosen)])
+    size = tuple(min(picture.shape[i] for picture in pictures) for i in (1, 2))
+    # Where sizes differ all keep the part that they share, from the first pixel on: cameras stay as they are.
+    stacked = torch.stack([picture[:, : size[0], : size[1]] for picture in pictures])
+    cameras = replace(cameras, sizes=torch.tensor([size[1], size[0]]).to(cameras.sizes).expand_as(cameras.sizes))
+    views = TrainingViews(stacked[0], stacked[1:], _part(cameras, slice(0, 1)), _part(cameras, slice(1, None)))
+    views = random_crop(views, generator)
+    return flip_views(views) if float(torch.rand((), generator=generator)) < 0.5 else views
+
+
+def _part(cameras: SourceCameras, which: slice) -> SourceCameras:
+    return SourceCameras(cameras.K[which], cameras.c2w[which], cameras.sizes[which])
+
+
+def _draw_rays(views: TrainingViews, n: int, generator: torch.Generator) -> tuple[Rays, Tensor]:
+    height, width = views.picture.shape[1:]
+    flat = torch.randperm(height * width, generator=generator)[:n]
+    pixel = torch.stack([flat % width, flat // width, torch.ones_like(flat)], -1).float()
+    local = pixel @ torch.linalg.inv(views.camera.K[0]).T
+    rays_d = nn.functional.normalize(local @ views.camera.c2w[0, :, :3].T, dim=-1)
+    rays_o = views.camera.centres.expand_as(rays_d).contiguous()
+    zeros = torch.zeros(len(flat))
+    return Rays(rays_o, rays_d, zeros, torch.full_like(zeros, torch.inf)), views.picture.flatten(1)[:, flat].T
+
+
+def train_gnt(
+    config: GntTraining, folder: Path, *, captures: Sequence[Scene] = (), progress: Progress | None = None
+) -> GntModel:
+    """Train, or go on bit by bit where an earlier call with the same folder and settings stopped.
+
+    Args:
+        config: Settings.
+        folder: Gets `checkpoints/` and `log.jsonl`.
+        captures: Real captures that take part.
+        progress: Told the error and the time left.
+    Raises:
+        UserError: if the folder holds a training of other sizes or another seed.
+        TrainingFailed: if the loss is not finite, or a checkpoint cannot be written.
+    """
+    return _Training(config, folder, captures, progress or SilentProgress()).run()
+
+
+@dataclass
+class _Training:
+    config: GntTraining
+    folder: Path
+    captures: Sequence[Scene]
+    progress: Progress
+    step: int = 0
+    seconds: float = 0.0
+    pool: list[Episodes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.model = GntModel(config.architecture(), self.generator)
+        groups = ((self.model.net_coarse, config.lr), (self.model.feature_net, config.lr_features))
+        settings = [{"params": list(net.parameters()), "lr": lr, "peak": lr} for net, lr in groups]
+        self.optimizer = torch.optim.Adam(settings)
+        self._resume()
+        self.real = [Episodes.of(scene, config.max_side, config.n_views) for scene in self.captures]
+
+    def run(self) -> GntModel:
+        config = self.config
+        self._fill_pool()
+        self.progress.stage("training GNT", config.steps)
+        started, errors = time.monotonic() - self.seconds, []
+        while self.step < config.steps:
+            errors.append(self._train_step())
+            self.step += 1
+            self.seconds = time.monotonic() - started
+            if self.step % config.steps_per_scene == 0:
+                self._fill_pool()
+            if self.step % config.steps_per_check == 0 or self.step == config.steps:
+                self._log({"train_psnr": _psnr(errors), "validation_psnr": self.validate()})
+                errors = []
+            if self.step % config.steps_per_save == 0 or self.step == config.steps:
+                self._save()
+            left = self.seconds / self.step * (config.steps - self.step)
+            self.progress.advance(self.step, f"{_psnr(errors[-100:]):.2f} dB, {left / 60:.0f} min left")
+        return self.model
+
+    def validate(self) -> float:
+        """Mean PSNR of three pictures of each validation scene, rendered from the others."""
+        config, scores = self.config, []
+        for i in range(config.validation_scenes):
+            scene = make_capture(VALIDATION_SEEDS + i, n_views=16, side=64)
+            scores += [_score(self.model, scene, at, config) for at in (3, 7, 11)]
+        return sum(scores) / len(scores)
+
+    def _train_step(self) -> float:
+        config, generator = self.config, self.generator
+        is_real = bool(self.real) and float(torch.rand((), generator=generator)) < config.capture_share
+        choice = self.real if is_real else self.pool
+        episodes = choice[int(torch.randint(len(choice), (1,), generator=generator))]
+        loss, _ = episode_loss(self.model, episodes, config, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if not bool(loss.isfinite()):
+            raise TrainingFailed(f"the loss is not finite at step {self.step}; continue from the last checkpoint")
+        nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * config.rate_at(self.step)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _fill_pool(self) -> None:
+        """The newest scenes; which ones depends on the step alone, so that a resumed training has the same."""
+        config = self.config
+        last = config.pool + self.step // config.steps_per_scene
+        missing = config.pool if not self.pool else 1
+        for number in range(last - missing, last):
+            seed = config.seed * 1_000_003 + number
+            scene = make_capture(seed, n_views=config.views_per_scene, side=config.side)
+            self.pool.append(Episodes.of(scene, config.max_side, config.n_views))
+        self.pool = self.pool[-config.pool :]
+
+    def _log(self, values: dict[str, float]) -> None:
+        line = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 3) for k, v in values.items()}}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _save(self) -> None:
+        state = self.optimizer.state_dict()["state"]
+        trainer = {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+        trainer |= {
+            "generator": self.generator.get_state(),
+            "seconds": torch.tensor(self.seconds, dtype=torch.float64),
+            "seed": torch.tensor(self.config.seed),
+        }
+        try:
+            save_checkpoint(self.folder / "checkpoints", self.step, self.model.state_dict(), trainer)
+        except CheckpointNotSaved as error:
+            raise TrainingFailed(str(error)) from error
+
+    def _resume(self) -> None:
+        found = list_checkpoints(self.folder / "checkpoints")
+        if not found:
+            return
+        checkpoint = load_checkpoint(found[0][1])
+        trainer, own = checkpoint.trainer, self.model.state_dict()
+        shapes = {name: tensor.shape for name, tensor in checkpoint.weights.items()}
+        if int(trainer["seed"]) != self.config.seed or shapes != {name: tensor.shape for name, tensor in own.items()}:
+            raise UserError(
+                "the training in it has another seed or other sizes", where=self.folder,
+                fix="Use the same settings or another folder",
+            )  # fmt: skip
+        self.model.load_state_dict(checkpoint.weights)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in trainer.items():
+            index, _, part = name.partition(".")
+            if part:
+                state.setdefault(int(index), {})[part] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.generator.set_state(trainer["generator"])
+        self.step, self.seconds = checkpoint.step, float(trainer["seconds"])
+
+
+def _score(model: GntModel, scene: Scene, at: int, config: GntTraining) -> float:
+    """PSNR of one picture of a scene, rendered from its nearest neighbours."""
+    whole = Episodes.of(scene, config.max_side, config.n_views)
+    others = [i for i in range(len(whole.photos)) if i != at]
+    pictures = tuple(whole.photos.pictures[i] for i in others)
+    photos = Photos(pictures, tuple(whole.photos.cameras[i] for i in others), tuple(others))
+    sampling = Sampling(config.n_samples, 0, True, config.n_views, whole.plan.nearness)
+    renderer = GntRenderer(model, photos, whole.depth_range, sampling)
+    frame = RayRenderer(renderer, scene.meta.background).render(scene.meta.training_cameras()[at])
+    truth = torch.from_numpy(scene.images.pixels(at).copy()).float() / 255
+    return _psnr([float((frame.rgb - truth).square().mean())])
+
+
+def _psnr(errors: Sequence[float]) -> float:
+    mean = sum(errors) / max(len(errors), 1)
+    return -10 * math.log10(max(mean, 1e-10))
+
+
+def training_notes(config: GntTraining) -> dict[str, str]:
+    """The settings as notes for the file of weights."""
+    return {name: str(value) for name, value in asdict(config).items()}

@@ -1,0 +1,96 @@
+"""Training across scenes: it learns, and goes on to the last bit where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from nerfstudio_ext import kernels
+from nerfstudio_ext.errors import UserError
+from nerfstudio_ext.fields.gnt_weights import load_gnt, save_gnt
+from nerfstudio_ext.worlds import train_gnt as training
+from nerfstudio_ext.worlds.captures import make_capture
+from nerfstudio_ext.worlds.train_gnt import Episodes, GntTraining, train_gnt
+
+TINY = GntTraining(
+    steps=6, depth=2, width=16, feature_width=8, n_rays=24, n_samples=8, n_views=4, side=32, views_per_scene=8, pool=2,
+    steps_per_scene=2, steps_per_save=3, steps_per_check=3, validation_scenes=1, max_side=64,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    kernels.set_threads(1)
+    yield
+    kernels.set_threads(threads)
+
+
+def test_resuming_is_bit_equal(tmp_path: Path):
+    whole = train_gnt(TINY, tmp_path / "whole").state_dict()
+    # A stop after three of the six steps, at the rates of six.
+    stopped = training._Training(TINY, tmp_path / "parts", (), training.SilentProgress())
+    stopped._fill_pool()
+    for _ in range(3):
+        stopped._train_step()
+        stopped.step += 1
+        if stopped.step % TINY.steps_per_scene == 0:
+            stopped._fill_pool()
+    stopped._save()
+    found = train_gnt(TINY, tmp_path / "parts").state_dict()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, found[name]), name
+    lines = [json.loads(line) for line in (tmp_path / "whole" / training.LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert all(line["validation_psnr"] > 0 for line in lines)
+    with pytest.raises(UserError, match="another seed or other sizes"):
+        train_gnt(dataclasses.replace(TINY, seed=1), tmp_path / "parts")
+    with pytest.raises(UserError, match="another seed or other sizes"):
+        train_gnt(dataclasses.replace(TINY, depth=1), tmp_path / "parts")
+
+
+def test_it_learns_one_scene():
+    config = dataclasses.replace(TINY, n_rays=64, lr=3e-3, lr_features=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    model = training.GntModel(config.architecture(), generator)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    episodes = Episodes.of(make_capture(1, n_views=8, side=32, scale="object"), 64, 4)
+    errors = []
+    for _ in range(100):
+        loss, n_sources = training.episode_loss(model, episodes, config, generator)
+        assert 2 <= n_sources <= 6
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(float(loss.detach()))
+    assert sum(errors[-10:]) < 0.5 * sum(errors[:10])
+
+
+def test_mirrored_steps_show_the_same_scene():
+    """A mirrored target sees the same points: the rays of its pixels are those of the original."""
+    photos = Episodes.of(make_capture(2, n_views=4, side=32), 64, 2).photos
+    seen = {}
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        views = training._augmented(photos, 0, [1, 2], generator)
+        rays, colors = training._draw_rays(views, 10_000, torch.Generator().manual_seed(0))
+        order = rays.rays_d[:, 0].sort().indices
+        seen[bool(views.camera.K[0, 0, 0] < 0)] = (rays.rays_d[order], colors[order])
+    assert set(seen) == {False, True}
+    assert torch.allclose(seen[False][0], seen[True][0], atol=1e-5)
+    assert torch.allclose(seen[False][1], seen[True][1], atol=1e-5)
+
+
+def test_real_captures_take_part_and_the_default_size_ships(tmp_path: Path):
+    real = make_capture(5, n_views=6, side=32)
+    config = dataclasses.replace(TINY, steps=2, capture_share=1.0, steps_per_check=9, validation_scenes=1)
+    train_gnt(config, tmp_path, captures=[real])
+    model = training.GntModel(GntTraining().architecture())
+    save_gnt(model, tmp_path / "size.safetensors", dtype=torch.float16)
+    assert (tmp_path / "size.safetensors").stat().st_size < 10e6
+    assert load_gnt(tmp_path / "size.safetensors")[0].architecture == GntTraining().architecture()
