@@ -64,12 +64,15 @@ def measure_stability(
     max_images: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    *,
+    kinds: Sequence[str] | None = None,
 ) -> list[StabilityCurve]:
     """Measure a method on images of a split under disturbances of growing strength.
 
     Poses and rays are disturbed for any method, features and the adversary where the inside can be reached (the fast
     field and augmented training). The adversary has the keys and three ascent steps of the default settings and
-    disturbs groups of 1024 rays, each in its own way: a stronger opponent than one disturbance per image.
+    disturbs groups of 1024 rays, each in its own way: a stronger opponent than one disturbance per image. `kinds`
+    leaves out all other curves.
 
     Raises:
         UserError: if the split is empty.
@@ -88,6 +91,7 @@ def measure_stability(
             ("features", "default radius, random", NOISE_LEVELS, lambda v, s: v.disturbed(disturber, noise(s))),
             ("attack", "default radius, worst case", NOISE_LEVELS, lambda v, s: v.disturbed(disturber, attack(s))),
         ]
+    jobs = [job for job in jobs if kinds is None or job[0] in kinds]
     curves, done = [], 0
     progress.stage("stability", len(views) * sum(1 + len(levels) for _, _, levels, _ in jobs))
     for name, unit, levels, measure in jobs:
