@@ -13,7 +13,7 @@ from .console import Output
 from .options import CommonOptions
 from .parsing import did_you_mean
 
-ACTIONS = {"embed": "stega_embed", "extract": "stega_extract"}
+ACTIONS = {"embed": "stega_embed", "extract": "stega_extract", "robustness": "stega_robustness"}
 """Action -> module of this package, with `options_for` and `run` like a command's."""
 
 
@@ -22,7 +22,8 @@ class StegaOptions(CommonOptions):
     """Options of `nsx stega` when no action is given."""
 
     action: tyro.conf.Positional[str | None] = None
-    """embed: hide a message in a run; extract: find one in pictures. `nsx stega ACTION --help` shows its options."""
+    """embed: hide a message in a run; extract: find one in pictures; robustness: measure what a marked run's
+    message survives. `nsx stega ACTION --help` shows its options."""
 
 
 def options_for(argv: list[str]) -> tuple[type[Any], list[str]]:

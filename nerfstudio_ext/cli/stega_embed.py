@@ -12,13 +12,12 @@ from ..errors import UserError
 from .console import Output
 from .options import CommonOptions, one_of
 from .stega_extract import read_key
+from .stega_inputs import message_of, photos_of
 
 if TYPE_CHECKING:
-    from ..progress import Progress
-    from ..scenes.model import Scene
     from ..stages.stega.marked_run import MarkedRun
-    from ..stages.stega.messages import Message
-    from ..training.runs import OpenedRun
+
+_WITHOUT_PHOTOS = "the mark is made without photos, so that renders come further from them"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def options_for(argv: list[str]) -> tuple[type[EmbedOptions], list[str]]:
 def run(options: EmbedOptions, out: Output) -> None:
     """Embed, read back, say how it went."""
     source = one_of("stega embed", "run", options.run)
-    message = _message(options)
+    message = message_of(options.payload_id, options.text, options.bytes_hex)
     key = read_key(options.key, options.key_file)
     _check_numbers(options)
 
@@ -107,29 +106,13 @@ def run(options: EmbedOptions, out: Output) -> None:
     )  # fmt: skip
     with out.progress() as progress:
         child = mark_run(
-            parent, _photos(options, parent, progress), key, message, options.output_dir or parent.path.parents[2],
+            parent, photos_of(parent, progress, options.capture, _WITHOUT_PHOTOS), key, message,
+            options.output_dir or parent.path.parents[2],
             settings=settings, layout=None if options.code is None else layout_named(options.code),
             decoder=options.decoder, progress=progress,
         )  # fmt: skip
     _say(child, out)
     out.result(child.to_json())
-
-
-def _message(options: EmbedOptions) -> Message:
-    from ..stages.stega.messages import Message
-
-    given = [name for name in ("payload_id", "text", "bytes_hex") if getattr(options, name) is not None]
-    if len(given) != 1:
-        what = "no message was given" if not given else "more than one message was given"
-        raise UserError(what, where="nsx stega embed", fix="Give one of --payload-id, --text and --bytes-hex")
-    if options.payload_id is not None:
-        return Message.from_id(options.payload_id)
-    if options.text is not None:
-        return Message.from_text(options.text)
-    try:
-        return Message("bytes", bytes.fromhex(options.bytes_hex or ""))
-    except ValueError:
-        raise UserError(f"'{options.bytes_hex}' is not hexadecimal", where="--bytes-hex") from None
 
 
 def _check_numbers(options: EmbedOptions) -> None:
@@ -139,19 +122,6 @@ def _check_numbers(options: EmbedOptions) -> None:
         value = getattr(options, name)
         if not low <= value <= high:
             raise UserError(f"{value:g} is not from {low} to {high}", where=f"--{name.replace('_', '-')}")
-
-
-def _photos(options: EmbedOptions, parent: OpenedRun, progress: Progress) -> Scene | None:
-    """The capture with its photos; None, with a warning, where it is gone."""
-    from .evaluate import scene_of_run
-
-    try:
-        return scene_of_run(parent.config.source, parent.meta, progress, capture=options.capture)
-    except UserError as error:
-        if options.capture is not None:
-            raise
-        progress.warn(f"{error.what}: the mark is made without photos, so that renders come further from them")
-        return None
 
 
 def _say(child: MarkedRun, out: Output) -> None:

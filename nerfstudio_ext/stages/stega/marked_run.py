@@ -159,13 +159,20 @@ def check_mark(
 
 def unseen_cameras(meta: SceneMeta, size: int, count: int, seed: int) -> Cameras:
     """Held-out cameras of a capture, or ones between the others where none was held out."""
-    cameras, held = meta.training_cameras(), meta.split.test
+    cameras, held = meta.training_cameras(), held_out(meta, count)
     if held:
-        picked = cameras.select([held[i * len(held) // min(count, len(held))] for i in range(min(count, len(held)))])
+        picked = cameras.select(held)
     else:
         generator = torch.Generator().manual_seed(seed)
         picked = cameras_between(cameras.select(meta.split.train), count, generator)
     return Cameras([fit_size(camera, size) for camera in picked])
+
+
+def held_out(meta: SceneMeta, count: int) -> list[int]:
+    """Positions of at most so many held-out photos, spread evenly; empty where none was held out."""
+    held = meta.split.test
+    n = min(count, len(held))
+    return [held[i * len(held) // n] for i in range(n)]
 
 
 def render_8bit(renderer: RayRenderer, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:
