@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels import GridLayout
-
-MAX_BANDS = 4
-_Y00 = 0.5 / math.sqrt(math.pi)
 
 
 class ColorResidual(nn.Module):
@@ -30,7 +25,7 @@ class ColorResidual(nn.Module):
 
     def __init__(self, layout: GridLayout, bands: int, aabb_scale: float) -> None:
         super().__init__()
-        assert 1 <= bands <= MAX_BANDS and layout.n_features == 3 * bands**2
+        assert 1 <= bands <= kernels.MAX_BANDS and layout.n_features == 3 * bands**2
         self.layout, self.bands, self.aabb_scale = layout, bands, float(aabb_scale)
         self.table = nn.Parameter(torch.zeros(layout.n_rows, layout.n_features))
 
@@ -51,13 +46,7 @@ class ColorResidual(nn.Module):
             d: Unit directions of view.
         Differentiable in `table`.
         """
-        n_harmonics = self.bands**2
-        unit = x / self.aabb_scale + 0.5
-        features = kernels.hash_encode(unit.clamp(0, 1), self.table, self.layout)
-        coefficients = features.reshape(len(x), self.layout.n_levels, n_harmonics, 3).sum(1)
-        # Over the constant harmonic's value, so that a coefficient of the lowest band is a colour.
-        harmonics = kernels.sh_encode(d)[:, :n_harmonics] / _Y00
-        return (coefficients * harmonics[:, :, None]).sum(1)
+        return kernels.hash_color(x / self.aabb_scale + 0.5, d, self.table, self.layout)
 
     def visits(self, x: Float[Tensor, "P 3"], amounts: Float[Tensor, " P"]) -> Float[Tensor, " E"]:
         """Amounts at points, dealt to the rows that decide there, each by its interpolation weight."""

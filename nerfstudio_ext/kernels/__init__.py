@@ -30,6 +30,7 @@ from .fused import (
     make_space,
     render_field,
 )
+from .hash_color import MAX_BANDS, hash_color
 from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_bits
 from .views import AttentionWeights, FirstLayer, SourceViews, ray_differences, view_attention, view_maximum
 
@@ -53,6 +54,8 @@ __all__ = [
     "StepResult",
     "field_density",
     "field_step",
+    "MAX_BANDS",
+    "hash_color",
     "make_space",
     "render_field",
     "GridLayout",

@@ -112,6 +112,7 @@ def _row(
 _FUSED = "nerfstudio_ext.kernels.reference_fused"
 _CPU_FUSED = "nerfstudio_ext.kernels.cpu_field"
 _CPU_OCCUPANCY = "nerfstudio_ext.kernels.cpu_occupancy"
+_CPU_COLOR = "nerfstudio_ext.kernels.cpu_color"
 _DISTURBED = "nerfstudio_ext.kernels.reference_disturbed"
 _CPU_DISTURBED = "nerfstudio_ext.kernels.cpu_disturbed"
 _VIEWS = "nerfstudio_ext.kernels.reference_views"
@@ -120,6 +121,7 @@ _CPU_VIEWS = "nerfstudio_ext.kernels.cpu_view_ops"
 OPS: dict[str, dict[str, Implementation]] = {
     "hash_encode": _row("hash_encode", in_tcnn=True),
     "sh_encode": _row("sh_encode", in_tcnn=True),
+    "hash_color": _row("hash_color", cpu=_CPU_COLOR),
     "mlp": _row("mlp", in_tcnn=True),
     "ray_aabb": _row("ray_aabb", in_nerfacc=True),
     "march": _row("march", in_nerfacc=True),

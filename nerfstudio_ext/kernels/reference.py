@@ -67,6 +67,14 @@ def sh_encode(d: Tensor) -> Tensor:
     )
 
 
+def hash_color(x_unit: Tensor, d: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    """See `kernels.hash_color`."""
+    n_harmonics = layout.n_features // 3
+    coefficients = hash_encode(x_unit.detach(), table, layout).reshape(-1, layout.n_levels, n_harmonics, 3).sum(1)
+    harmonics = sh_encode(d.detach())
+    return (coefficients * (harmonics[:, :n_harmonics] / harmonics[:, :1])[:, :, None]).sum(1)
+
+
 def mlp(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
     """See `kernels.mlp`."""
     for weight in weights[:-1]:

@@ -137,6 +137,18 @@ def _sh_encode(n: int, generator: torch.Generator) -> Case:
     return Case("sh_encode", {"d": d}, run, ("d",))
 
 
+def _hash_color(n: int, generator: torch.Generator) -> Case:
+    layout = kernels.GridLayout(2, 27, 9, 6, 20)
+    x_unit = torch.rand(n, 3, generator=generator)
+    d = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
+    table = torch.randn(layout.n_rows, layout.n_features, generator=generator)
+
+    def run(t: Mapping[str, Tensor], backend: str) -> Tensors:
+        return {"colours": kernels.hash_color(t["x_unit"], t["d"], t["table"], layout, backend=backend)}
+
+    return Case("hash_color", {"x_unit": x_unit, "d": d, "table": table}, run, ("table",))
+
+
 def _mlp(n: int, generator: torch.Generator) -> Case:
     shapes = [(12, 32), (32, 20), (20, 3)]
     weights = [torch.randn(shape, generator=generator) / shape[0] ** 0.5 for shape in shapes]
@@ -297,6 +309,7 @@ def _view_maximum(n: int, generator: torch.Generator) -> Case:
 CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "hash_encode": _hash_encode,
     "sh_encode": _sh_encode,
+    "hash_color": _hash_color,
     "mlp": _mlp,
     "ray_aabb": _ray_aabb,
     "weights_of": _weights_of,

@@ -87,6 +87,7 @@ class Embedder:
         self.mask, self.generator = mask, generator
         self.evenness = _evenness(residual, views, settings.even_out)
         self.direction = ColorResidual(residual.layout, residual.bands, residual.aabb_scale).requires_grad_(False)
+        self.momentum = torch.zeros_like(residual.table.detach())
         self.step, self.accuracy = 0, 0.5
         self._error: float | None = None
 
@@ -111,10 +112,9 @@ class Embedder:
         """Look at a few attacked views, step against the gradient, return into the budget."""
         self.residual.table.grad = None
         picked = torch.randint(len(self.views), (self.settings.views_per_step,), generator=self.generator).tolist()
-        for index in picked:
-            self._look(index)
+        differences = [self._look(index) for index in picked]
         if self.residual.table.grad is not None:
-            self._move(picked)
+            self._move([self.views[index] for index in picked], differences)
         self.objective.finish_step(self.step / self.settings.steps)
         self.step += 1
 
@@ -131,13 +131,14 @@ class Embedder:
         self.residual.table.mul_(1 / math.sqrt(excess))
         return mean / excess, worst / excess
 
-    def _look(self, index: int) -> None:
-        """Add one attacked view's gradient to the table's."""
+    def _look(self, index: int) -> Float[Tensor, "H W 3"]:
+        """Add one attacked view's gradient to the table's; returns what the residual adds to it now."""
         view, settings = self.views[index], self.settings
         draw = torch.rand(4, generator=self.generator)
         background = draw[1:] if float(draw[0]) < _RANDOM_BACKGROUND else self.background
         plain = view.unmarked(background)
-        pixels = (plain + view.difference(self.residual)).requires_grad_()
+        difference = view.difference(self.residual)
+        pixels = (plain + difference).requires_grad_()
         shown = torch.stack([pixels, plain]) if self.objective.sees_unmarked else pixels[None]
         strength = settings.strength * min(1.0, 2 * self.step / settings.steps)
         attacked = random_attacks(shown.permute(0, 3, 1, 2), strength, self.generator)
@@ -146,20 +147,23 @@ class Embedder:
         self.accuracy += (right - self.accuracy) * max(1 / (self.step + 1), 10 / settings.steps)
         assert pixels.grad is not None
         view.pull_back(self.residual, pixels.grad)
+        return difference
 
     @torch.no_grad()
-    def _move(self, picked: Sequence[int]) -> None:
+    def _move(self, views: Sequence[SceneView], differences: Sequence[Tensor]) -> None:
+        """Take a step of a length that is measured in pictures; pictures are linear in the table."""
         gradient = self.residual.table.grad
         assert gradient is not None
         gradient = gradient * self.evenness[:, None]
-        momentum = self.direction.table
-        momentum.mul_(_MOMENTUM).sub_(gradient / gradient.norm().clamp_min(1e-30))
-        views = [self.views[index] for index in picked]
+        self.momentum.mul_(_MOMENTUM).sub_(gradient / gradient.norm().clamp_min(1e-30))
+        self.direction.table.zero_()
+        apply_update(self.direction.table, self.momentum, self.mask)
+        changes = [view.difference(self.direction) for view in views]
         progress = self.step / self.settings.steps
         share = _FIRST_STEP * (1 - progress) + _LAST_STEP
-        scale = share * math.sqrt(self.budget / max(_mean_error(self.direction, views), 1e-30))
-        apply_update(self.residual.table, momentum * scale, self.mask)
-        error = _mean_error(self.residual, views)
+        scale = share * math.sqrt(self.budget / max(_mean_square(changes), 1e-30))
+        self.residual.table.add_(self.direction.table, alpha=scale)
+        error = _mean_square([d + scale * c for d, c in zip(differences, changes, strict=True)])
         self._error = error if self._error is None else _FORGET * self._error + (1 - _FORGET) * error
         if self._error > self.budget:
             self.residual.table.mul_(math.sqrt(self.budget / self._error))
@@ -223,8 +227,8 @@ def _local_deviation(picture: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
     return (square - mean.square()).clamp_min(0).sqrt()[0, 0]
 
 
-def _mean_error(residual: ColorResidual, views: Sequence[SceneView]) -> float:
-    return sum(float(view.difference(residual).square().mean()) for view in views) / len(views)
+def _mean_square(pictures: Sequence[Tensor]) -> float:
+    return sum(float(picture.square().mean()) for picture in pictures) / len(pictures)
 
 
 def _decibel(error: float) -> float:

@@ -1,0 +1,223 @@
+"""Bits in the colours of a scene: read from places nobody stood at, within the budget, geometry untouched."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nerfstudio_ext.cameras import Camera, Cameras
+from nerfstudio_ext.errors import UserError
+from nerfstudio_ext.fields.color_residual import ColorResidual
+from nerfstudio_ext.progress import SilentProgress
+from nerfstudio_ext.rays import RayOutputs, Rays
+from nerfstudio_ext.stages.stega.embed import Embedder, EmbedSettings, apply_update, update_mask
+from nerfstudio_ext.stages.stega.extractor import Extractor, load_extractor
+from nerfstudio_ext.stages.stega.keys import Key
+from nerfstudio_ext.stages.stega.objective import CodeBits
+from nerfstudio_ext.stages.stega.picture_marks import read_features
+from nerfstudio_ext.stages.stega.scene_views import (
+    SceneView,
+    cameras_between,
+    fit_size,
+    pixel_size,
+    render_view,
+    render_views,
+)
+from nerfstudio_ext.stages.stega.touch_up import touch_up
+from tests.methods.ball_scene import RADIUS, look, make_meta
+
+BITS, SIZE, PSNR = 16, 96, 36.0
+KEY, WHITE = Key("ball"), torch.ones(3)
+
+
+class Ball:
+    """The striped ball as a method that needs no training."""
+
+    def render_rays(self, rays: Rays) -> RayOutputs:
+        rgb, alpha = look(rays)
+        grain = 0.5 + 0.5 * torch.sin(70 * rays.rays_d @ torch.tensor([[1.0, 2.0, 0.5]]).T)
+        along = -(rays.rays_o * rays.rays_d).sum(-1)
+        inside = RADIUS**2 - (rays.rays_o + along[:, None] * rays.rays_d).square().sum(-1)
+        depth = along - inside.clamp_min(0).sqrt()
+        return RayOutputs((0.85 * rgb + 0.1 * grain) * alpha[:, None], depth * alpha, alpha)
+
+
+def cameras() -> Cameras:
+    """Near enough that the ball fills the picture."""
+    meta = make_meta(size=SIZE)
+    nearer = torch.tensor([1.0, 1.0, 1.0, 0.7], dtype=torch.float64)
+    return Cameras([dataclasses.replace(camera, c2w=camera.c2w * nearer) for camera in meta.cameras])
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return load_extractor().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def views() -> list[SceneView]:
+    photos = cameras().select(tuple(range(0, 48, 2)))
+    between = cameras_between(photos, 12, torch.Generator().manual_seed(0))
+    return render_views(Ball(), photos, between, SilentProgress())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def unseen() -> list[SceneView]:
+    return [render_view(Ball(), cameras()[i]) for i in (7, 15, 23, 31)]  # type: ignore[arg-type]
+
+
+def empty_residual() -> ColorResidual:
+    return ColorResidual.over(1.0, bands=2, n_levels=2, log2_table=14, base_resolution=16, finest_resolution=64)
+
+
+def signs() -> torch.Tensor:
+    return 2.0 * torch.from_numpy(KEY.bits("a message", BITS).astype(np.float32)) - 1
+
+
+def embedder(
+    residual: ColorResidual, views: list[SceneView], extractor: Extractor, settings: EmbedSettings
+) -> Embedder:
+    return Embedder(
+        residual, views, CodeBits(extractor, torch.from_numpy(KEY.projection(BITS)), lambda _: signs()),
+        budget=10 ** (-PSNR / 10), worst_budget=10 ** (-(PSNR - 2) / 10), settings=settings, background=WHITE,
+        mask=update_mask(residual, views, WHITE, settings.mask_power), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def marked(views: list[SceneView], extractor: Extractor) -> tuple[ColorResidual, Embedder]:
+    residual = empty_residual()
+    made = embedder(residual, views, extractor, EmbedSettings(steps=80, strength=0.5))
+    made.run(SilentProgress())
+    return residual, made
+
+
+def pictures(views: list[SceneView], residual: ColorResidual | None = None) -> list[np.ndarray]:
+    shown = [view.unmarked(WHITE) + (view.difference(residual) if residual else 0) for view in views]
+    return [(picture.clamp(0, 1) * 255).round().byte().numpy() for picture in shown]
+
+
+def agreement(extractor: Extractor, shown: list[np.ndarray], key: Key = KEY) -> np.ndarray:
+    """Which bits are right, of all pictures together."""
+    feature = read_features(extractor, shown).mean(0)
+    return (key.projection(BITS).astype(np.float64) @ feature > 0) == (signs().numpy() > 0)
+
+
+def test_four_unseen_views_give_the_message_exactly(marked, unseen, extractor: Extractor) -> None:
+    assert agreement(extractor, pictures(unseen, marked[0])).all()
+
+
+def test_the_unmarked_scene_and_wrong_keys_do_not(marked, unseen, extractor: Extractor) -> None:
+    assert not agreement(extractor, pictures(unseen)).all()
+    wrong = [agreement(extractor, pictures(unseen, marked[0]), Key(f"wrong {i}")).mean() for i in range(40)]
+    assert np.mean(wrong) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(40 * BITS))
+
+
+def test_the_budget_holds_for_the_mean_and_for_each_view(marked, views) -> None:
+    errors = [float(view.difference(marked[0]).square().mean()) for view in views]
+    assert sum(errors) / len(errors) <= 10 ** (-PSNR / 10) * 1.001
+    assert max(errors) <= 10 ** (-(PSNR - 2) / 10) * 1.001
+    assert sum(errors) / len(errors) > 10 ** (-(PSNR + 3) / 10), "the budget is used"
+
+
+def test_the_same_seed_gives_the_same_mark(views, extractor: Extractor) -> None:
+    tables = []
+    for _ in range(2):
+        residual = empty_residual()
+        embedder(residual, views, extractor, EmbedSettings(steps=3)).run(SilentProgress())
+        tables.append(residual.table.detach().clone())
+    assert torch.equal(*tables) and float(tables[0].abs().max()) > 0
+
+
+def test_pulling_back_is_the_gradient_of_the_difference(views) -> None:
+    view, residual = views[0], empty_residual()
+    weights = torch.randn(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
+    view.pull_back(residual, weights)
+    gradient = residual.table.grad.clone()
+    step = torch.randn(residual.table.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        residual.table.copy_(step)
+    change = float((view.difference(residual) * weights).sum())  # linear, and zero at zero
+    assert change == pytest.approx(float((gradient * step).sum()), rel=1e-3)
+
+
+def test_the_mask_scales_the_movement_and_not_only_the_gradient(views, extractor: Extractor) -> None:
+    """Against an optimiser that normalises: a factor on gradients would cancel there, one on updates does not."""
+    moved = {}
+    for power in (0.0, 3.0):
+        residual = empty_residual()
+        made = embedder(residual, views, extractor, EmbedSettings(steps=1000, mask_power=power))
+        made.take_step()
+        moved[power] = residual.table.detach().norm(dim=1), made.mask
+    (free, open_mask), (masked, mask) = moved[0.0], moved[3.0]
+    rows = (open_mask > 0) & (free > 0)
+    ratio = masked[rows] / free[rows]
+    expected = mask[rows]
+    scale = float((ratio * expected).sum() / (expected * expected).sum())
+    assert torch.allclose(ratio, scale * expected, rtol=0.02, atol=1e-4 * scale)
+    assert float(expected.max() / expected.min()) > 5
+
+
+def test_masks_spare_plain_places_and_leave_unseen_ones(views) -> None:
+    residual = empty_residual()
+    mask = update_mask(residual, views, WHITE, 1.0)
+    x, _, alpha = views[0].points()
+    is_seen = residual.visits(x, alpha) > 0
+    assert float(mask.max()) == 1.0 and bool((mask[is_seen] > 0).all())
+    corner = residual.visits(torch.full((1, 3), 0.49), torch.ones(1)) > 0
+    dense = (residual.layout.resolutions[0] + 1) ** 3  # rows of the finer level are shared by hashing
+    assert float(mask[:dense][corner[:dense]].max()) == 0.0
+    table = torch.zeros(2, 3)
+    apply_update(table, torch.ones(2, 3), torch.tensor([0.0, 0.5]))
+    assert table.tolist() == [[0, 0, 0], [0.5, 0.5, 0.5]]
+
+
+def test_touching_up_mends_what_a_residual_can_mend(views) -> None:
+    """The photo is the render with one more residual on it: most of that comes back."""
+    truth = empty_residual()
+    with torch.no_grad():
+        truth.table.normal_(0, 0.02, generator=torch.Generator().manual_seed(3))
+    errors = [view.difference(truth) for view in views]
+    fitted = empty_residual()
+    touch_up(fitted, views, errors, torch.Generator().manual_seed(0), SilentProgress(), passes=6)
+    left = sum(float((e - v.difference(fitted)).square().sum()) for e, v in zip(errors, views, strict=True))
+    assert left < 0.3 * sum(float(e.square().sum()) for e in errors)
+
+
+def test_views_keep_what_the_method_renders(views) -> None:
+    outputs = Ball().render_rays(cameras()[0].rays())
+    expected = (outputs.rgb + (1 - outputs.alpha[:, None]) * WHITE).reshape(SIZE, SIZE, 3)
+    assert torch.allclose(views[0].unmarked(WHITE), expected, atol=2e-3)
+    x, d, alpha = views[0].points()
+    assert torch.allclose(x.norm(dim=1), torch.full((len(x),), RADIUS), atol=1e-3)
+    assert torch.allclose(d.norm(dim=1), torch.ones(len(x)), atol=1e-5) and bool((alpha == 1).all())
+
+
+def test_cameras_between_stay_cameras(views) -> None:
+    made = cameras_between(cameras(), 30, torch.Generator().manual_seed(2))
+    for camera in made:
+        rotation = camera.c2w[:, :3]
+        assert torch.allclose(rotation @ rotation.T, torch.eye(3, dtype=torch.float64), atol=1e-9)
+        assert float(torch.linalg.det(rotation)) == pytest.approx(1)
+    single = cameras_between(cameras().select((3,)), 2, torch.Generator().manual_seed(2))
+    assert torch.allclose(single[0].c2w[:, 3], cameras()[3].c2w[:, 3])
+
+
+def test_sizes(views) -> None:
+    camera = Camera.perspective(800, 600, 40.0, cameras()[0].c2w)
+    assert (fit_size(camera, 400).width, fit_size(camera, 400).height) == (400, 300)
+    assert fit_size(camera, 1000).width == 800
+    expected = 0.7 * 1.3 * math.tan(math.radians(20)) * 2 / SIZE
+    assert pixel_size(views) == pytest.approx(expected, rel=0.35)
+
+
+def test_a_broken_check_ends_the_embedding(views, extractor: Extractor) -> None:
+    def refuse(_: Embedder) -> None:
+        raise UserError("too plain")
+
+    with pytest.raises(UserError, match="too plain"):
+        embedder(empty_residual(), views, extractor, EmbedSettings(steps=3)).run(SilentProgress(), check=refuse)
