@@ -183,9 +183,9 @@ def test_touching_up_mends_what_a_residual_can_mend(views) -> None:
         truth.table.normal_(0, 0.02, generator=torch.Generator().manual_seed(3))
     errors = [view.difference(truth) for view in views]
     fitted = empty_residual()
-    touch_up(fitted, views, errors, torch.Generator().manual_seed(0), SilentProgress(), passes=6)
+    touch_up(fitted, views, errors, torch.Generator().manual_seed(0), SilentProgress(), passes=8)
     left = sum(float((e - v.difference(fitted)).square().sum()) for e, v in zip(errors, views, strict=True))
-    assert left < 0.3 * sum(float(e.square().sum()) for e in errors)
+    assert left < 0.35 * sum(float(e.square().sum()) for e in errors)
 
 
 def test_views_keep_what_the_method_renders(views) -> None:

@@ -26,6 +26,8 @@ _MOMENTUM = 0.9
 _FIRST_STEP, _LAST_STEP = 0.15, 0.02
 """Length of a step as a share of the allowed picture error: long ones at first, then annealed."""
 _FORGET = 0.9
+_FRAME = 24
+"""Pixels of plain surroundings that are left around an object: what the extractor sees of its edge, and a shift."""
 _RANDOM_BACKGROUND = 0.25
 """Share of steps on a background of another colour, so that the mark does not hang on the usual one."""
 
@@ -140,6 +142,9 @@ class Embedder:
         difference = view.difference(self.residual)
         pixels = (plain + difference).requires_grad_()
         shown = torch.stack([pixels, plain]) if self.objective.sees_unmarked else pixels[None]
+        if self.objective.is_local:
+            rows, columns = view.box(_FRAME)
+            shown = shown[:, rows, columns]
         strength = settings.strength * min(1.0, 2 * self.step / settings.steps)
         attacked = random_attacks(shown.permute(0, 3, 1, 2), strength, self.generator)
         loss, right = self.objective.loss(attacked, index)

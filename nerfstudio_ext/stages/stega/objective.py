@@ -23,10 +23,12 @@ class Objective(Protocol):
 
     Attributes:
         sees_unmarked: Whether each marked picture comes with the same view without its mark.
+        is_local: Whether plain surroundings of an object do not matter, so that they need not be looked at.
         measure: What the share that `loss` returns is a share of, such as "of the bits in attacked pictures".
     """
 
     sees_unmarked: bool
+    is_local: bool
     measure: str
 
     def loss(self, pictures: Float[Tensor, "B 3 H W"], index: int) -> tuple[Tensor, float]:
@@ -52,6 +54,7 @@ class CodeBits:
     """
 
     sees_unmarked = False
+    is_local = True
     measure = "of the bits in attacked pictures"
 
     def __init__(

@@ -53,6 +53,16 @@ class SceneView:
     def n_pixels(self) -> int:
         return self.camera.width * self.camera.height
 
+    def box(self, margin: int) -> tuple[slice, slice]:
+        """Rows and columns of the smallest part of the picture that shows everything seen, and a margin around it."""
+        if len(self.seen) == 0:
+            return slice(0, self.camera.height), slice(0, self.camera.width)
+        rows, columns = self.seen // self.camera.width, self.seen % self.camera.width
+        return (
+            slice(max(0, int(rows.min()) - margin), int(rows.max()) + 1 + margin),
+            slice(max(0, int(columns.min()) - margin), int(columns.max()) + 1 + margin),
+        )
+
     def points(self, choice: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         """Surface points [Q,3], directions [Q,3] and opacities [Q] of some of the seen pixels."""
         pixels = self.seen[choice]
