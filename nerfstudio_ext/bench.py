@@ -14,6 +14,9 @@ from torch import Tensor
 from . import kernels
 from .cameras import Camera, Cameras
 from .kernels import GridLayout, reference_fused
+from .methods.aug import Aug
+from .methods.aug_hash import HashScene
+from .methods.aug_settings import KEYS, AugConfig
 from .methods.ngp import Ngp, NgpConfig
 from .progress import Progress, SilentProgress
 from .rays import Rays
@@ -55,6 +58,50 @@ def bench_cpu(progress: Progress | None = None, *, seconds: float = TRAINING_SEC
         "rays_per_s": round(trained.rays_per_s),
         "threads": torch.get_num_threads(),
     }
+
+
+def bench_aug(progress: Progress | None = None, *, seconds: float = TRAINING_SECONDS) -> dict[str, Any]:
+    """Time steps of augmented training of the fast field against its plain fused step, on equal rays and weights.
+
+    Returns:
+        `{"schema": 1, "ratios": {"augmented_step": ..., "ascent_iteration": ...}, "plain_step_ms": ...,
+        "threads": ...}`: a whole step with one ascent iteration over all keys (search, clean and disturbed pass,
+        optimiser), and the iteration alone, both over a plain step; medians over rounds in which each kind of step is
+        timed once.
+    """
+    progress = progress or SilentProgress()
+    progress.stage("training a ball", int(seconds))
+    trained = _train_ball(seconds, progress).method
+    rays, batch = _ball_batch(_ball_meta().cameras, trained.n_rays, torch.Generator().manual_seed(1))
+    keys = ",".join(key for key in KEYS if key != "weights")
+    steps = {
+        "plain": _aug_step(trained, AugConfig(field="hash", hash=trained.config, mix=0.0), rays, batch),
+        "still": _aug_step(
+            trained, AugConfig(field="hash", hash=trained.config, keys=keys, iterations="0"), rays, batch
+        ),
+        "moved": _aug_step(trained, AugConfig(field="hash", hash=trained.config, keys=keys), rays, batch),
+    }
+    progress.stage("training steps", 2 * REPEATS)
+    rounds = []
+    for done in range(2 * REPEATS):
+        rounds.append({name: _seconds(step) for name, step in steps.items()})
+        progress.advance(done + 1)
+    whole = sorted(r["moved"] / r["plain"] for r in rounds[2:])
+    alone = sorted((r["moved"] - r["still"]) / r["plain"] for r in rounds[2:])
+    plain = sorted(r["plain"] for r in rounds[2:])
+    middle = len(whole) // 2
+    ratios = {"augmented_step": round(whole[middle], 2), "ascent_iteration": round(alone[middle], 2)}
+    plain_ms = round(1e3 * plain[middle], 1)
+    return {"schema": 1, "ratios": ratios, "plain_step_ms": plain_ms, "threads": torch.get_num_threads()}
+
+
+def _aug_step(trained: Ngp, config: AugConfig, rays: Rays, batch: PixelBatch) -> Callable[[], None]:
+    """A training step of a copy of a trained field, at the full number of samples."""
+    twin = Aug(config, _ball_meta(), seed=0)
+    assert isinstance(twin.scene, HashScene)
+    twin.scene.adopt(trained)
+    optimizer = _optimizer(twin)
+    return lambda: _one_step(twin, optimizer, rays, batch, config.hash.coarse_steps)
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -183,12 +230,12 @@ def _train_ball(seconds: float, progress: Progress) -> _Trained:
     return trained
 
 
-def _optimizer(method: Ngp) -> torch.optim.Adam:
+def _optimizer(method: Ngp | Aug) -> torch.optim.Adam:
     groups = [{"params": list(g.params), "lr": g.lr, "betas": g.betas, "eps": g.eps} for g in method.param_groups()]
     return torch.optim.Adam(groups, fused=True)
 
 
-def _one_step(method: Ngp, optimizer: torch.optim.Adam, rays: Rays, batch: PixelBatch, step: int) -> None:
+def _one_step(method: Ngp | Aug, optimizer: torch.optim.Adam, rays: Rays, batch: PixelBatch, step: int) -> None:
     method.train_step(rays, batch, step)["color"].backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

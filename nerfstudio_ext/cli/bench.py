@@ -11,7 +11,7 @@ from .console import Output
 from .options import CommonOptions
 from .parsing import did_you_mean
 
-SUBJECTS = ("cpu",)
+SUBJECTS = ("cpu", "aug")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BenchOptions(CommonOptions):
     """Options of `nsx bench`."""
 
     subject: tyro.conf.Positional[str] = "cpu"
-    """What to measure: cpu."""
+    """What to measure: cpu (kernels against the reference) or aug (augmented against plain training steps)."""
 
 
 def options_for(argv: list[str]) -> tuple[type[BenchOptions], list[str]]:
@@ -34,10 +34,13 @@ def run(options: BenchOptions, out: Output) -> None:
         raise UserError(
             f"'{options.subject}' cannot be measured{hint}", where="nsx bench", fix=f"Use one of: {', '.join(SUBJECTS)}"
         )
-    from ..bench import bench_cpu
+    from ..bench import bench_aug, bench_cpu
 
+    bench, title = bench_cpu, "Ratios against the reference (larger is faster)"
+    if options.subject == "aug":
+        bench, title = bench_aug, "Cost against a plain training step (smaller is faster)"
     with out.progress() as progress:
-        result = bench_cpu(progress)
-    out.box("Ratios against the reference (larger is faster)", {k: f"{v:.2f} x" for k, v in result["ratios"].items()})
+        result = bench(progress)
+    out.box(title, {k: f"{v:.2f} x" for k, v in result["ratios"].items()})
     out.box("Rates", {k: f"{v:,.0f}" for k, v in result.items() if isinstance(v, (int, float)) and k != "schema"})
     out.result(result)

@@ -18,7 +18,7 @@ from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .aug_balls import Deltas
 from .aug_levels import moved_rays
-from .aug_settings import AugConfig
+from .aug_settings import AugConfig, disturbs
 from .ngp import Ngp, StepInputs
 from .protocol import ParamGroup
 
@@ -130,8 +130,18 @@ class HashScene(nn.Module):
         return self.ngp.density(x)
 
     def warm_up(self) -> None:
-        """Compile or load the kernels; changes no state."""
-        self.ngp.warm_up()
+        """Compile or load the kernels that training will use; changes no state."""
+        is_always_disturbed = disturbs(self.config, 0)
+        if not is_always_disturbed:
+            self.ngp.warm_up()  # the plain step, which else never runs, takes as long to compile as all others
+        rays = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.full((1,), torch.inf))
+        self.render_rays(rays)
+        self.density(torch.zeros(1, 3))
+        self.ngp.occupancy.warm_up()
+        if is_always_disturbed or disturbs(self.config, self.config.adversary_from):
+            batch = self.fixed_batch(rays, torch.zeros(1, dtype=torch.int64), torch.zeros(1, 3), torch.zeros(1, 3))
+            batch.objective({}, 0.5)
+            batch.squared_error({})
 
     def stats(self) -> Mapping[str, float]:
         """Numbers of the fast field."""

@@ -291,3 +291,25 @@ def test_bounded_and_unbounded_scenes_train(name: str, scale: int):
     density = method.density(torch.zeros(4, 3))
     assert density.shape == (4,)
     assert (density >= 0).all()
+
+
+@each_field
+@pytest.mark.parametrize("adversary_from", [0, 100])
+def test_warming_up_changes_nothing(name: str, adversary_from: int):
+    method = Aug(dataclasses.replace(CONFIGS[name], adversary_from=adversary_from), META, seed=0)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    method.warm_up()
+    after = method.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(p.grad is None for p in method.parameters())
+    assert method.n_rays == Aug(CONFIGS[name], META, seed=0).n_rays
+
+
+@each_field
+def test_before_its_first_step_the_adversary_changes_nothing(name: str):
+    late = Aug(dataclasses.replace(CONFIGS[name], adversary_from=3), META, seed=3)
+    never = Aug(dataclasses.replace(CONFIGS[name], mix=0.0), META, seed=3)
+    train(late, 3), train(never, 3)
+    assert all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
+    train(late, 4), train(never, 4)
+    assert not all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
