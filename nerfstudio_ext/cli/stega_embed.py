@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -12,7 +12,7 @@ from ..errors import UserError
 from .console import Output
 from .options import CommonOptions, one_of
 from .stega_extract import read_key
-from .stega_inputs import message_of, photos_of
+from .stega_inputs import messages_of, photos_of
 
 if TYPE_CHECKING:
     from ..stages.stega.marked_run import MarkedRun
@@ -30,8 +30,9 @@ class EmbedOptions(CommonOptions):
     run: tyro.conf.Positional[Path | None] = None
     """Run folder, or a folder that holds runs: the newest is taken. It is not changed."""
 
-    payload_id: str | None = None
-    """Identity: 12 hexadecimal digits (48 bits)."""
+    payload_id: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="HEX")] = ()
+    """Identity: 12 hexadecimal digits (48 bits). Given several times, each owner gets a region of the views, by where
+    cameras stand, and pictures from there carry that identity."""
 
     text: str | None = None
     """A short text instead."""
@@ -79,26 +80,38 @@ class EmbedOptions(CommonOptions):
     views: int = 160
     """Views of the scene to work on; five of eight from where photos were taken."""
 
+    verify: Path | None = None
+    """Check that this exported picture, video or folder carries the message (exit code 0: it does, 3: it does not).
+    With a marked run nothing else is done; otherwise the new child is checked. A new name that ends in .mp4 is made
+    first: a short flight around the scene."""
+
 
 def options_for(argv: list[str]) -> tuple[type[EmbedOptions], list[str]]:
     """One kind of options."""
     return EmbedOptions, argv
 
 
-def run(options: EmbedOptions, out: Output) -> None:
+def run(options: EmbedOptions, out: Output) -> int:
     """Embed, read back, say how it went."""
     source = one_of("stega embed", "run", options.run)
-    message = message_of(options.payload_id, options.text, options.bytes_hex)
+    messages = messages_of(options.payload_id, options.text, options.bytes_hex)
     key = read_key(options.key, options.key_file)
     _check_numbers(options)
 
+    from ..methods.marked import Marked
     from ..stages.stega.embed import EmbedSettings
     from ..stages.stega.mark_scene import Fidelity, SceneMarking
     from ..stages.stega.marked_run import mark_run
     from ..stages.stega.messages import layout_named
     from ..training.runs import open_run
+    from .stega_verify import verify
 
     parent = open_run(source)
+    if options.verify is not None and isinstance(parent.method, Marked):
+        with out.progress() as progress:
+            code, answer = verify(parent, key, messages, options.verify, out, progress)
+        out.result(answer)
+        return code
     settings = SceneMarking(
         EmbedSettings(steps=options.steps), Fidelity(options.psnr, options.worst_psnr, options.max_loss),
         size=options.size, photo_views=-(-options.views * 5 // 8), other_views=options.views * 3 // 8,
@@ -106,13 +119,19 @@ def run(options: EmbedOptions, out: Output) -> None:
     )  # fmt: skip
     with out.progress() as progress:
         child = mark_run(
-            parent, photos_of(parent, progress, options.capture, _WITHOUT_PHOTOS), key, message,
+            parent, photos_of(parent, progress, options.capture, _WITHOUT_PHOTOS), key, messages[0],
             options.output_dir or parent.path.parents[2],
-            settings=settings, layout=None if options.code is None else layout_named(options.code),
+            others=messages[1:], settings=settings, layout=None if options.code is None else layout_named(options.code),
             decoder=options.decoder, progress=progress,
         )  # fmt: skip
     _say(child, out)
-    out.result(child.to_json())
+    if options.verify is None:
+        out.result(child.to_json())
+        return 0
+    with out.progress() as progress:
+        code, answer = verify(open_run(child.path), key, messages, options.verify, out, progress)
+    out.result({**child.to_json(), "verified": answer})
+    return code
 
 
 def _check_numbers(options: EmbedOptions) -> None:
@@ -141,6 +160,23 @@ def _say(child: MarkedRun, out: Output) -> None:
             f"the bits), 4 together: {together}"
         )
     out.box("Marked", rows)
+    if check.confusion is not None:
+        _say_owners(child, check.confusion, out)
     out.say(f"\nRead it from any picture: nsx stega extract PICTURE --key KEY\nRender: nsx render {child.path} ...")
     if not all(check.found_together.values()):
         out.warn("the message is not read from four pictures: use more --steps, a lower --psnr, or a shorter message")
+
+
+def _say_owners(child: MarkedRun, confusion: list[list[int]], out: Output) -> None:
+    """Who was recognised in the pictures of each owner's region."""
+    n = len(confusion)
+    heads = [*(f"as {number}" for number in range(1, n + 1)), "as nobody"]
+    out.box(
+        f"Owners, told apart by at least {child.owners.min_distance} code bits; single unseen pictures recognised",
+        {
+            f"owner {number} ({child.owners.owner_of_camera.count(number - 1)} cameras)": "   ".join(
+                f"{head}: {count}" for head, count in zip(heads, row, strict=True)
+            )
+            for number, row in enumerate(confusion, start=1)
+        },
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,24 +15,24 @@ if TYPE_CHECKING:
     from ..training.runs import OpenedRun
 
 
-def message_of(payload_id: str | None, text: str | None, bytes_hex: str | None) -> Message:
-    """The one message that was given.
+def messages_of(payload_ids: Sequence[str], text: str | None, bytes_hex: str | None) -> list[Message]:
+    """The message that was given, or the identities of several owners.
 
     Raises:
-        UserError: if there is none or more than one, or it is not valid.
+        UserError: if there is none, there are several of different kinds, or one is not valid.
     """
     from ..stages.stega.messages import Message
 
-    given = [value for value in (payload_id, text, bytes_hex) if value is not None]
-    if len(given) != 1:
-        what = "no message was given" if not given else "more than one message was given"
+    n_kinds = bool(payload_ids) + (text is not None) + (bytes_hex is not None)
+    if n_kinds != 1:
+        what = "no message was given" if not n_kinds else "more than one message was given"
         raise UserError(what, where="nsx stega", fix="Give one of --payload-id, --text and --bytes-hex")
-    if payload_id is not None:
-        return Message.from_id(payload_id)
+    if payload_ids:
+        return [Message.from_id(digits) for digits in payload_ids]
     if text is not None:
-        return Message.from_text(text)
+        return [Message.from_text(text)]
     try:
-        return Message("bytes", bytes.fromhex(bytes_hex or ""))
+        return [Message("bytes", bytes.fromhex(bytes_hex or ""))]
     except ValueError:
         raise UserError(f"'{bytes_hex}' is not hexadecimal", where="--bytes-hex") from None
 

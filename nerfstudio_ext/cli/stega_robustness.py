@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -12,12 +12,10 @@ from ..errors import TrainingFailed, UserError
 from .console import Output
 from .options import CommonOptions, one_of
 from .stega_extract import read_key
-from .stega_inputs import message_of, photos_of
+from .stega_inputs import messages_of, photos_of
 
 if TYPE_CHECKING:
-    from ..stages.stega.reading_back import Reader
     from ..stages.stega.robustness import Robustness
-    from ..training.runs import OpenedRun
 
 TABLE, CHART = "robustness.json", "robustness.svg"
 
@@ -88,8 +86,10 @@ def run(options: RobustnessOptions, out: Output) -> None:
     from ..stages.stega.robustness import RobustnessSettings, measure_robustness
     from ..training.runs import open_run, write_json
     from .stega_films import reencode
+    from .stega_verify import marked_of, reader_of
 
-    message = message_of(options.payload_id, options.text, options.bytes_hex)
+    ids = [] if options.payload_id is None else [options.payload_id]
+    (message,) = messages_of(ids, options.text, options.bytes_hex)
     key = read_key(options.key, options.key_file)
     opened = open_run(source)
     reader, size = reader_of(opened, key, message)
@@ -110,48 +110,6 @@ def run(options: RobustnessOptions, out: Output) -> None:
         raise TrainingFailed(f"{folder}: the results cannot be written: {error.strerror}") from error
     _say(found, folder, out)
     out.result(result)
-
-
-def marked_of(opened: OpenedRun) -> Any:
-    """The method of a marked run.
-
-    Raises:
-        UserError: if the run is not marked.
-    """
-    from ..methods.marked import Marked
-
-    if not isinstance(opened.method, Marked):
-        raise UserError("this run is not marked", where=opened.path, fix="Pass a run that nsx stega embed made")
-    return opened.method
-
-
-def reader_of(opened: OpenedRun, key: Any, message: Any) -> tuple[Reader, int]:
-    """What a marked run is read with, and the size at which it was marked.
-
-    Raises:
-        UserError: if the run is not marked, or its code does not hold such a message.
-    """
-    from ..stages.stega.extractor import load_extractor
-    from ..stages.stega.marked_run import DECODER_FILE, MARK_FILE
-    from ..stages.stega.messages import layout_named
-    from ..stages.stega.payload import fits
-    from ..stages.stega.reading_back import Reader
-    from ..strict_json import read_json
-
-    marked_of(opened)
-    decoder, mark = opened.path / DECODER_FILE, opened.path / MARK_FILE
-    data = read_json(mark, 1 << 20)
-    code, settings = (data.get("code"), data.get("settings")) if isinstance(data, dict) else (None, None)
-    size = settings.get("size") if isinstance(settings, dict) else None
-    if not isinstance(code, str) or not isinstance(size, int) or not 64 <= size <= 1 << 14:
-        raise UserError("it does not say how the run was marked", where=mark, fix="Embed the mark again")
-    layout = layout_named(code)
-    if not fits(message, layout):
-        raise UserError(
-            f"the run is marked in {layout.name}, which does not hold '{message.text}'", where=opened.path,
-            fix="Give the message that it was marked with",
-        )  # fmt: skip
-    return Reader(load_extractor(decoder if decoder.is_file() else None), key, message, layout), size
 
 
 def _check_numbers(options: RobustnessOptions) -> None:

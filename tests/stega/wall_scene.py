@@ -67,7 +67,7 @@ def wall_meta(size: int = 128, sides: tuple[float, ...] = (0.0,), per_side: int 
     test = tuple(range(3, len(cameras), 4))
     train = tuple(i for i in range(len(cameras)) if i not in test)
     names = tuple(f"{i:03d}.png" for i in range(len(cameras)))
-    return SceneMeta("wall", "computed", Cameras(cameras), names, Split(train, (), test), SceneFrame.identity())
+    return SceneMeta("wall", "computed", Cameras(cameras), names, Split(train, (), test), SceneFrame.identity(2))
 
 
 def wall_photos(meta: SceneMeta) -> Scene:

@@ -25,13 +25,13 @@ from ...training.runs import OpenedRun, Run, write_json
 from .attacks import attack_file
 from .extraction import extract
 from .extractor import Extractor, load_extractor, save_extractor
+from .identities import Owners, share_out
 from .keys import Key
 from .mark_scene import Marking, SceneMarking, mark_scene
 from .messages import Layout, Message, smallest_layout
 from .objective import CodeBits
-from .payload import write_code
 from .scale_search import View
-from .scene_views import SceneView, cameras_between, fit_size
+from .scene_views import cameras_between, fit_size
 
 MARK_FILE, DECODER_FILE = "mark.json", "decoder.safetensors"
 _CHECKED_VIEWS = 8
@@ -47,8 +47,10 @@ class SelfCheck:
         worst_psnr: The same of the worst view.
         found: How many of the pictures give the exact message, each alone, by what was done to them.
         pictures: How many pictures were read.
-        found_together: Whether four pictures together give it, likewise.
+        found_together: Whether four pictures together give it, likewise; with several owners, of each.
         bit_accuracy: Share of the code bits that single pictures have right, likewise.
+        confusion: With several owners, for each (row) how many of its pictures were recognised as whose, the last
+            column as nobody's; None with one.
     """
 
     psnr: float
@@ -57,6 +59,7 @@ class SelfCheck:
     found: dict[str, int]
     found_together: dict[str, bool]
     bit_accuracy: dict[str, float]
+    confusion: list[list[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,14 @@ class MarkedRun:
         layout: The code the message is written in.
         marking: The method and how embedding went.
         check: What reading it back gave.
+        owners: Who owns which views.
     """
 
     path: Path
     layout: Layout
     marking: Marking
     check: SelfCheck
+    owners: Owners
 
     def to_json(self) -> dict[str, Any]:
         """Everything but message and key."""
@@ -84,13 +89,14 @@ class MarkedRun:
             "touch_up_gain": self.marking.touch_up_gain,
             "training_bit_accuracy": self.marking.status.accuracy,
             "check": dataclasses.asdict(self.check),
+            "owners": self.owners.to_json(),
         }
 
 
 def mark_run(
     parent: OpenedRun, scene: Scene | None, key: Key, message: Message, output_dir: Path, *,
-    settings: SceneMarking | None = None, layout: Layout | None = None, decoder: Path | None = None,
-    progress: Progress | None = None,
+    others: Sequence[Message] = (), settings: SceneMarking | None = None, layout: Layout | None = None,
+    decoder: Path | None = None, progress: Progress | None = None,
 ) -> MarkedRun:  # fmt: skip
     """Mark a run and write the marked child.
 
@@ -98,14 +104,16 @@ def mark_run(
         parent: The run to mark; nothing in its folder changes.
         scene: Its capture with photos, or None where they are gone.
         key: Needed for reading.
-        message: What every picture of the scene will say.
+        message: What every picture of the scene will say; with several owners, the identity of the first.
         output_dir: The child goes to `output_dir/SCENE/marked/TIME`.
+        others: Identities of further owners. Each owner gets a region of views, by where cameras stand.
         settings: How.
         layout: The code; None for the smallest that holds the message.
         decoder: Private extractor to write for; a copy goes into the child. None for the public one.
         progress: Told about every stage.
     Raises:
-        UserError: if the parent is marked already, the message does not fit, or the scene is too plain.
+        UserError: if the parent is marked already, the message does not fit, owners are too similar, or the scene is
+            too plain.
         TrainingFailed: if the child cannot be written.
     """
     if isinstance(parent.method, Marked):
@@ -113,29 +121,31 @@ def mark_run(
     settings, progress = settings or SceneMarking(), progress or SilentProgress()
     extractor = load_extractor(decoder)
     layout = layout or smallest_layout(message, extractor.head.out_features)
-    bits = write_code(message, key, layout)
-    signs = 2 * torch.from_numpy(bits.astype(np.float32)) - 1
-    objective = CodeBits(
-        extractor, torch.from_numpy(key.projection(layout.n)), lambda _: signs, bfloat16=settings.embed.bfloat16
-    )
+    owners = share_out([message, *others], parent.meta.training_cameras(), key, layout)
+    projection = torch.from_numpy(key.projection(layout.n))
     marking = mark_scene(
-        parent.method, parent.config.method, parent.meta, scene, lambda _: objective, settings, progress
-    )
-    check = check_mark(parent, marking.method, extractor, key, message, settings, progress)
+        parent.method, parent.config.method, parent.meta, scene,
+        lambda views: CodeBits(
+            extractor, projection, owners.code_of([view.camera for view in views]), bfloat16=settings.embed.bfloat16
+        ),
+        settings, progress,
+    )  # fmt: skip
+    check = check_mark(parent, marking.method, extractor, key, owners, settings, progress)
     path = _write_child(parent, marking, output_dir, settings)
     if decoder is not None:
         save_extractor(extractor, path / DECODER_FILE)
-    child = MarkedRun(path, layout, marking, check)
+    child = MarkedRun(path, layout, marking, check, owners)
     write_json(path / MARK_FILE, {**child.to_json(), "parent": str(parent.path), "settings": config_to_data(settings)})
     return child
 
 
 def check_mark(
-    parent: OpenedRun, marked: Marked, extractor: Extractor, key: Key, message: Message, settings: SceneMarking,
+    parent: OpenedRun, marked: Marked, extractor: Extractor, key: Key, owners: Owners, settings: SceneMarking,
     progress: Progress,
 ) -> SelfCheck:  # fmt: skip
     """Render unseen views of both runs and read the marked ones back, clean and as JPEG files of quality 75."""
-    cameras = unseen_cameras(parent.meta, settings.size, _CHECKED_VIEWS, settings.seed + 1)
+    n_owners = len(owners.messages)
+    cameras = unseen_cameras(parent.meta, settings.size, _CHECKED_VIEWS * n_owners, settings.seed + 1)
     progress.stage("reading the mark back", len(cameras))
     marked_pictures, errors = [], []
     for done, camera in enumerate(cameras, start=1):
@@ -145,16 +155,40 @@ def check_mark(
         errors.append(float(np.square((shown.astype(np.float64) - plain) / 255).mean()))
         progress.advance(done)
     ways = {"clean": marked_pictures, "JPEG q75": [attack_file("jpeg", picture, 75) for picture in marked_pictures]}
+    whose = owners.of(list(cameras))
+    messages = [owners.messages[number] for number in whose]
     found, together, accuracy = {}, {}, {}
     for name, pictures in ways.items():
-        readings = [extract([View("", p)], key, extractor=extractor, expected=[message]) for p in pictures]
+        pairs = list(zip(pictures, messages, strict=True))
+        readings = [extract([View("", p)], key, extractor=extractor, expected=[message]) for p, message in pairs]
         blind = [extract([View("", p)], key, extractor=extractor) for p in pictures]
-        found[name] = sum(reading.present and reading.message == message for reading in blind)
+        found[name] = sum(r.present and r.message == message for r, message in zip(blind, messages, strict=True))
         accuracy[name] = float(np.mean([reading.bit_accuracy or 0.5 for reading in readings]))
-        four = extract([View(str(i), p) for i, p in enumerate(pictures[:_TOGETHER])], key, extractor=extractor)
-        together[name] = four.present and four.message == message
+        together[name] = all(_reads_together(pairs, message, key, extractor) for message in set(messages))
     psnrs = [-10 * math.log10(max(error, 1e-12)) for error in errors]
-    return SelfCheck(sum(psnrs) / len(psnrs), min(psnrs), len(cameras), found, together, accuracy)
+    confusion = _confusion(marked_pictures, whose, owners, key, extractor) if n_owners > 1 else None
+    return SelfCheck(sum(psnrs) / len(psnrs), min(psnrs), len(cameras), found, together, accuracy, confusion)
+
+
+def _reads_together(
+    pairs: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Message]], message: Message, key: Key, extractor: Extractor
+) -> bool:
+    """Whether the first pictures of an owner give its message when they are read together."""
+    pictures = [picture for picture, own in pairs if own == message][:_TOGETHER]
+    found = extract([View(str(i), p) for i, p in enumerate(pictures)], key, extractor=extractor)
+    return found.present and found.message == message
+
+
+def _confusion(
+    pictures: Sequence[UInt8[np.ndarray, "H W 3"]], whose: Sequence[int], owners: Owners, key: Key, extractor: Extractor
+) -> list[list[int]]:
+    """Owners x recognised owner, the last column for nobody."""
+    matrix = [[0] * (len(owners.messages) + 1) for _ in owners.messages]
+    for picture, owner in zip(pictures, whose, strict=True):
+        found = extract([View("", picture)], key, extractor=extractor, expected=owners.messages)
+        is_known = found.present and found.message in owners.messages
+        matrix[owner][owners.messages.index(found.message) if is_known and found.message else -1] += 1
+    return matrix
 
 
 def unseen_cameras(meta: SceneMeta, size: int, count: int, seed: int) -> Cameras:
@@ -190,15 +224,3 @@ def _write_child(parent: OpenedRun, marking: Marking, output_dir: Path, settings
         except CheckpointNotSaved as error:
             raise TrainingFailed(str(error)) from error
         return run.path
-
-
-def owners_of(views: Sequence[SceneView], cameras: Cameras, owner_of_camera: Sequence[int]) -> list[int]:
-    """The owner of each view: that of the nearest camera, by place and direction."""
-    places, forward = cameras.c2w[:, :, 3], cameras.c2w[:, :, 2]
-    spread = float((places - places.mean(0)).norm(dim=1).mean()) or 1.0
-    owners = []
-    for view in views:
-        away = (places - view.camera.c2w[:, 3]).norm(dim=1) / spread
-        turned = (forward - view.camera.c2w[:, 2]).norm(dim=1)
-        owners.append(owner_of_camera[int((away + turned).argmin())])
-    return owners
