@@ -65,7 +65,7 @@ class Gnt(nn.Module):
 
     def take_photos(self, scene: Scene) -> None:
         """See `NeedsPhotos`."""
-        self._set_photos(photos_of_scene(scene, self.config.max_side))
+        self._set_photos(photos_of_scene(scene, self.config.source_side))
 
     def photo_tensors(self) -> dict[str, Tensor]:
         """See `NeedsPhotos`."""
@@ -73,7 +73,7 @@ class Gnt(nn.Module):
 
     def load_photo_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See `NeedsPhotos`."""
-        self._set_photos(photos_from_tensors(self._meta, tensors, self.config.max_side))
+        self._set_photos(photos_from_tensors(self._meta, tensors, self.config.source_side))
 
     def batches(self, scene: Scene, seed: int) -> OneViewBatches:
         """See `HasBatches`."""

@@ -49,7 +49,7 @@ class GntConfig:
     """Samples even in 1/distance instead of distance."""
     n_rays: int = 512
     """Rays per step with ten sources; the official 2048 suit a GPU."""
-    max_side: int = 400
+    source_side: int = 400
     """Source pictures are reduced until no side is longer, in pixels."""
     dropout: float = 0.1
     """Share of numbers that training drops."""
@@ -71,7 +71,7 @@ class GntConfig:
 
     def __post_init__(self) -> None:
         least = {
-            "n_views": 2, "n_samples": 2, "n_samples_render": 2, "n_more": 0, "n_rays": 1, "max_side": 32, "dropout": 0,
+            "n_views": 2, "n_samples": 2, "n_samples_render": 2, "n_more": 0, "n_rays": 1, "source_side": 32, "dropout": 0,
         }  # fmt: skip
         for name, low in least.items():
             if getattr(self, name) < low:

@@ -11,6 +11,7 @@ import torch
 
 from nerfstudio_ext import kernels, methods
 from nerfstudio_ext.cameras import Cameras
+from nerfstudio_ext.cli.entry import main
 from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.fields.gnt_weights import Architecture, GntModel, save_gnt
 from nerfstudio_ext.lenses import Lens
@@ -292,3 +293,9 @@ def test_large_photos_are_reduced():
         [make_scene(meta).images.pixels(i) for i in range(12)])), 32)  # fmt: skip
     assert {picture.shape for picture in photos.pictures} == {(3, 32, 32)}
     assert photos.cameras[0].K[0, 0] == 0.5 * meta.cameras[0].K[0, 0]
+
+
+def test_its_settings_are_flags(capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "gnt", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"--{f.name.replace('_', '-')}" in text for f in dataclasses.fields(GntConfig))
