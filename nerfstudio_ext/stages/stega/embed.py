@@ -101,24 +101,34 @@ class Embedder:
             check: Called after a third of them; may raise to give up.
         """
         steps = self.settings.steps
-        progress.stage("writing the mark", steps)
+        settling = round(self.objective.settling * steps)
+        progress.stage("writing the mark", steps + settling)
         while self.step < steps:
             self.take_step()
             progress.advance(self.step, f"{self.accuracy:.1%} {self.objective.measure}")
             if check is not None and self.step == -(-steps // 3):
                 check(self)
         mean, worst = self.keep_budget()
+        for done in range(1, settling + 1):
+            self.settle()
+            progress.advance(steps + done, f"{self.accuracy:.1%} {self.objective.measure}")
         return EmbedStatus(self.accuracy, _decibel(mean), _decibel(worst))
 
     def take_step(self) -> None:
         """Look at a few attacked views, step against the gradient, return into the budget."""
         self.residual.table.grad = None
-        picked = torch.randint(len(self.views), (self.settings.views_per_step,), generator=self.generator).tolist()
+        picked = self._draw()
         differences = [self._look(index) for index in picked]
         if self.residual.table.grad is not None:
             self._move([self.views[index] for index in picked], differences)
         self.objective.finish_step(self.step / self.settings.steps)
         self.step += 1
+
+    def settle(self) -> None:
+        """Let the objective look at a few attacked views; the residual stays as it is."""
+        for index in self._draw():
+            self._look(index, moves=False)
+        self.objective.finish_step(1.0)
 
     @torch.no_grad()
     def keep_budget(self) -> tuple[float, float]:
@@ -133,25 +143,33 @@ class Embedder:
         self.residual.table.mul_(1 / math.sqrt(excess))
         return mean / excess, worst / excess
 
-    def _look(self, index: int) -> Float[Tensor, "H W 3"]:
-        """Add one attacked view's gradient to the table's; returns what the residual adds to it now."""
+    def _draw(self) -> list[int]:
+        """Numbers of the views of a step."""
+        return torch.randint(len(self.views), (self.settings.views_per_step,), generator=self.generator).tolist()
+
+    def _look(self, index: int, *, moves: bool = True) -> Float[Tensor, "H W 3"]:
+        """Add one attacked view's gradient to the table's if it `moves`; returns what the residual adds to it now."""
         view, settings = self.views[index], self.settings
         draw = torch.rand(4, generator=self.generator)
         background = draw[1:] if float(draw[0]) < _RANDOM_BACKGROUND else self.background
         plain = view.unmarked(background)
         difference = view.difference(self.residual)
-        pixels = (plain + difference).requires_grad_()
-        shown = torch.stack([pixels, plain]) if self.objective.sees_unmarked else pixels[None]
+        pixels = (plain + difference).requires_grad_(moves)
+        both = [pixels, plain] if self.objective.sees_unmarked else [pixels]
         if self.objective.is_local:
             rows, columns = view.box(_FRAME)
-            shown = shown[:, rows, columns]
+            both = [picture[rows, columns] for picture in both]
         strength = settings.strength * min(1.0, 2 * self.step / settings.steps)
-        attacked = random_attacks(shown.permute(0, 3, 1, 2), strength, self.generator)
-        loss, right = self.objective.loss(attacked, index)
+        state = self.generator.get_state()
+        attacked = []
+        for picture in both:  # the same attacks: nothing but the mark tells marked from unmarked
+            self.generator.set_state(state)
+            attacked.append(random_attacks(picture.permute(2, 0, 1)[None], strength, self.generator))
+        loss, right = self.objective.loss(torch.cat(attacked), index)
         loss.backward()
-        self.accuracy += (right - self.accuracy) * max(1 / (self.step + 1), 10 / settings.steps)
-        assert pixels.grad is not None
-        view.pull_back(self.residual, pixels.grad)
+        self.accuracy += (right - self.accuracy) * max(1 / (self.step + 1), min(1.0, 10 / settings.steps))
+        if pixels.grad is not None:
+            view.pull_back(self.residual, pixels.grad)
         return difference
 
     @torch.no_grad()

@@ -24,10 +24,12 @@ class Objective(Protocol):
     Attributes:
         sees_unmarked: Whether each marked picture comes with the same view without its mark.
         is_local: Whether plain surroundings of an object do not matter, so that they need not be looked at.
+        settling: Steps to go on learning once the scene is finished, as a share of the steps before.
         measure: What the share that `loss` returns is a share of, such as "of the bits in attacked pictures".
     """
 
     sees_unmarked: bool
+    settling: float
     is_local: bool
     measure: str
 
@@ -35,7 +37,7 @@ class Objective(Protocol):
         """Loss of one view, and the share that is right already.
 
         Args:
-            pictures: The marked picture after attacks; with `sees_unmarked` the unmarked one after it.
+            pictures: The marked picture after attacks; with `sees_unmarked` the unmarked one after the same attacks.
             index: Number of the view.
         """
 
@@ -54,6 +56,7 @@ class CodeBits:
     """
 
     sees_unmarked = False
+    settling = 0.0
     is_local = True
     measure = "of the bits in attacked pictures"
 
