@@ -313,3 +313,16 @@ def test_before_its_first_step_the_adversary_changes_nothing(name: str):
     assert all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
     train(late, 4), train(never, 4)
     assert not all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
+
+
+@each_field
+def test_a_saved_state_goes_on_bit_for_bit(name: str):
+    """Both random streams and the sizes of the features belong to the state."""
+    config = dataclasses.replace(CONFIGS[name], keys=f"{ALL},weights")
+    method = train(Aug(config, META, seed=0), 18)
+    twin = Aug(config, META, seed=9)
+    twin.load_state_dict({key: value.clone() for key, value in method.state_dict().items()})
+    twin.n_rays = method.n_rays
+    train(method, 3, seed=5), train(twin, 3, seed=5)
+    state, other = method.state_dict(), twin.state_dict()
+    assert all(torch.equal(state[key], other[key]) for key in state)
