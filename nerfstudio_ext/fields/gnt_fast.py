@@ -140,8 +140,8 @@ def _view_block(
         x, rays_o, query, views, first, folded(block, second), options.attention_dropout, options.seed,
         backend=options.backend,
     )  # fmt: skip
-    q = q + options.drop(_product(taken, attention.out_fc, options))
-    return q + _feed_forward(block.ff, block.ff_norm(q), options)
+    q = _added(q, options.drop(_product(taken, attention.out_fc, options)))
+    return _added(q, _feed_forward(block.ff, block.ff_norm(q), options))
 
 
 def _ray_block(block: RayBlock, q: Tokens, options: Options, *, wants_weights: bool) -> tuple[Tokens, Tensor]:
@@ -159,8 +159,8 @@ def _ray_block(block: RayBlock, q: Tokens, options: Options, *, wants_weights: b
         probability = torch.softmax(query @ key.mT / key.shape[-1] ** 0.5, -1)
         out, weights = options.drop(probability) @ value, probability[:, :, 0].mean(1)
     update = _product(out.transpose(1, 2).flatten(2), attention.out_fc, options)
-    q = q + options.drop(update)
-    return q + _feed_forward(block.ff, block.ff_norm(q), options), weights
+    q = _added(q, options.drop(update))
+    return _added(q, _feed_forward(block.ff, block.ff_norm(q), options)), weights
 
 
 def _inject(
@@ -175,13 +175,23 @@ def _inject(
     hidden = functional.linear(q.to(dtype), of_tokens.to(dtype)) + functional.linear(
         point_code.to(dtype), of_points.to(dtype)
     )
-    return _product(torch.relu(hidden.to(q.dtype) + along), after, options)
+    return _product(_opened(hidden.to(q.dtype) + along), after, options)
 
 
 def _feed_forward(layers: FeedForward, x: Tokens, options: Options) -> Tokens:
     dtype = options.dtype
-    hidden = torch.relu(functional.linear(x.to(dtype), layers.fc1.weight.to(dtype), layers.fc1.bias.to(dtype)))
+    hidden = _opened(functional.linear(x.to(dtype), layers.fc1.weight.to(dtype), layers.fc1.bias.to(dtype)))
     return options.drop(_product(options.drop(hidden), layers.fc2, options))
+
+
+def _opened(x: Tensor) -> Tensor:
+    """ReLU of a tensor made for it: in place where no gradient needs what was there."""
+    return torch.relu(x) if torch.is_grad_enabled() else torch.relu_(x)
+
+
+def _added(tokens: Tokens, update: Tensor) -> Tokens:
+    """Tokens, which are this module's own, plus their update; in place as `_opened`."""
+    return tokens + update if torch.is_grad_enabled() else tokens.add_(update)
 
 
 def _product(x: Tensor, layer: torch.nn.Linear, options: Options) -> Tensor:

@@ -71,7 +71,8 @@ class GntConfig:
 
     def __post_init__(self) -> None:
         least = {
-            "n_views": 2, "n_samples": 2, "n_samples_render": 2, "n_more": 0, "n_rays": 1, "source_side": 32, "dropout": 0,
+            "n_views": 2, "n_samples": 2, "n_samples_render": 2, "n_more": 0, "n_rays": 1, "source_side": 32,
+            "dropout": 0,
         }  # fmt: skip
         for name, low in least.items():
             if getattr(self, name) < low:
