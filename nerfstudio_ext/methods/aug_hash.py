@@ -131,7 +131,7 @@ class HashScene(nn.Module):
 
     def warm_up(self) -> None:
         """Compile or load the kernels that training will use; changes no state."""
-        is_always_disturbed = disturbs(self.config, 0)
+        is_always_disturbed = disturbs(self.config, 0) and disturbs(self.config, 1)
         if not is_always_disturbed:
             self.ngp.warm_up()  # the plain step, which else never runs, takes as long to compile as all others
         rays = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.full((1,), torch.inf))

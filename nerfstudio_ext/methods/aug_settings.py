@@ -70,6 +70,8 @@ class AugConfig:
     """Share of the adversarial loss (lambda); 0 is plain training, bit for bit."""
     adversary_from: int = 0
     """Training step from which on there is an adversary."""
+    adversary_every: int = 1
+    """From there on, every so many steps have one; the others are plain and cost less than half."""
     weight_strength: float = 0.01
     """Length of the disturbance of the weights, relative to each weight (key weights)."""
     mlp: MlpConfig = dataclasses.field(default_factory=MlpConfig)
@@ -81,6 +83,8 @@ class AugConfig:
         plans(self)
         if not 0 <= self.mix <= 1:
             raise UserError(f"{self.mix} is not between 0 and 1", where="--mix")
+        if self.adversary_from < 0 or self.adversary_every < 1:
+            raise UserError("steps count from 0, every 1 or more", where="--adversary-from, --adversary-every")
         if self.mode == "official" and self.field == "hash":
             raise UserError("the released code has no hash field", where="--mode official", fix="Use --mode shared")
 
@@ -136,7 +140,8 @@ def key_names(config: AugConfig) -> list[str]:
 
 def disturbs(config: AugConfig, step: int) -> bool:
     """Whether there is an adversary in a training step."""
-    return config.mix > 0 and step >= config.adversary_from and bool(key_names(config))
+    since = step - config.adversary_from
+    return config.mix > 0 and since >= 0 and since % config.adversary_every == 0 and bool(key_names(config))
 
 
 def _spread(flag: str, text: str, kind: type[T], n: int) -> list[T]:

@@ -12,6 +12,8 @@ from .stability import StabilityCurve
 
 PANEL, MARGIN = (360, 300), (56, 40, 20, 52)
 """Size of a panel in pixels, and its margins: left, top, right, bottom."""
+INSET = 18
+"""Room between the axis and the first point, for the number above it."""
 INK, GRID, CURVE = (40, 40, 40), (222, 222, 222), (31, 95, 191)
 
 
@@ -47,7 +49,7 @@ def _panel(
 
     def place(index: int, value: float) -> tuple[float, float]:
         share = (value - ticks[0]) / (ticks[-1] - ticks[0])
-        return left + width * index / (len(curve.levels) - 1), top + height * (1 - share)
+        return left + INSET + (width - 2 * INSET) * index / (len(curve.levels) - 1), top + height * (1 - share)
 
     draw.text((left, corner[1] + 8), f"{curve.name}: PSNR, dB", fill=INK, font=font)  # type: ignore[arg-type]
     for tick in ticks:

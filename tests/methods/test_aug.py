@@ -260,6 +260,7 @@ def test_each_key_moves_for_its_own_iterations():
         ({"radii": "nan"}, "out of range"),
         ({"norms": "l1"}, "'l1' is no norm"),
         ({"mix": 1.5}, "not between 0 and 1"),
+        ({"adversary_every": 0}, "every 1 or more"),
         ({"field": "hash", "mode": "official"}, "no hash field"),
     ],
 )
@@ -313,6 +314,21 @@ def test_before_its_first_step_the_adversary_changes_nothing(name: str):
     assert all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
     train(late, 4), train(never, 4)
     assert not all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
+
+
+@each_field
+def test_every_other_step_may_be_plain(name: str, monkeypatch: pytest.MonkeyPatch):
+    method = Aug(dataclasses.replace(CONFIGS[name], adversary_from=2, adversary_every=3), META, seed=0)
+    searched = []
+    worst = Aug.worst
+    monkeypatch.setattr(Aug, "worst", lambda self, batch: searched.append(step) or worst(self, batch))
+    sampler = BallSampler(META)
+    for step in range(9):
+        batch = sampler.next(method.n_rays)
+        losses = method.train_step(sampler.rays(batch), batch, step)
+        assert ("disturbed" in losses) == (step in (2, 5, 8))
+        method.after_step(step)
+    assert searched == [2, 5, 8]
 
 
 @each_field
