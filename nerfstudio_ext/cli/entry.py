@@ -58,7 +58,7 @@ COMMANDS = {
     "render": Command("render", "RUN --path SPEC --output-path OUT", "Render a run along a path: video or pictures."),
     "eval": Command("evaluate", "RUN", "PSNR and SSIM on held-out photos, per image and mean."),
     "stega": Command(
-        "stega", "embed RUN|extract PICTURES", "Provenance marks: hide a message, find it in pictures."
+        "stega", "embed RUN|extract PICTURES", "Provenance marks: hide a message, find it, measure what it survives."
     ),
     "import": Command("importing", "gnt FILE", "Convert weights that other programs trained."),
     "corrupt": Command("corrupt", "CAPTURE", "Copy a capture with bad training photos or poses, to test robustness."),

@@ -36,8 +36,10 @@ def run(options: ViewOptions, out: Output) -> None:
     from ..methods import method_name
     from ..training.runs import open_run
     from ..viewer import ViewerServer
+    from ..viewer.provenance import provenance_panel
     from .paths import up_of
     from .thumbnails import read_thumbnails
+    from .view_marks import comparison_of, verifier_of
 
     opened = open_run(source, checkpoint=options.checkpoint)
     meta = opened.meta
@@ -52,7 +54,9 @@ def run(options: ViewOptions, out: Output) -> None:
         notice=out.say,
     )
     try:
-        viewer.set_renderer(opened.renderer())
+        comparison = comparison_of(opened)
+        viewer.add_panel(provenance_panel(verifier_of(opened), comparison))
+        viewer.set_renderer(comparison or opened.renderer())
         out.say(f"{opened.path}: {method_name(opened.config.method)}, step {opened.step}, {meta.kind}")
         out.say(f"Viewer: {viewer.url}   (Ctrl+C ends)")
         out.result({"run": opened.path, "step": opened.step, "url": viewer.url})

@@ -49,6 +49,12 @@ class PanelHost(Protocol):
     def home(self) -> None:
         """Bring every browser back to its first view."""
 
+    def redraw(self) -> None:
+        """Render every view again: the renderer shows something else from now on."""
+
+    def shown_jpeg(self, client_id: int) -> bytes | None:
+        """The picture that a browser got last, as it was sent; None before the first."""
+
 
 @dataclass
 class PanelState:
@@ -85,12 +91,12 @@ def training_panel(host: PanelHost) -> Refresh:
 
     def refresh(state: PanelState) -> None:
         is_done = state.status is not None and state.status.state == "done"
-        _assign(text, "content", training_text(state))
-        _assign(bar, "value", 100.0 * share_done(state.status))
-        _assign(bar, "visible", state.status is not None and not is_done)
-        _assign(button, "visible", state.status is not None and not is_done)
-        _assign(button, "label", "Resume training" if state.is_paused else "Pause training")
-        _assign(button, "icon", viser.Icon.PLAYER_PLAY if state.is_paused else viser.Icon.PLAYER_PAUSE)
+        assign(text, "content", training_text(state))
+        assign(bar, "value", 100.0 * share_done(state.status))
+        assign(bar, "visible", state.status is not None and not is_done)
+        assign(button, "visible", state.status is not None and not is_done)
+        assign(button, "label", "Resume training" if state.is_paused else "Pause training")
+        assign(button, "icon", viser.Icon.PLAYER_PLAY if state.is_paused else viser.Icon.PLAYER_PAUSE)
 
     return refresh
 
@@ -116,7 +122,7 @@ def view_panel(host: PanelHost) -> Refresh:
     home.on_click(lambda event: host.home())
 
     def refresh(state: PanelState) -> None:
-        _assign(text, "content", frame_text(state.note))
+        assign(text, "content", frame_text(state.note))
 
     return refresh
 
@@ -147,7 +153,7 @@ def curves_panel(host: PanelHost) -> Refresh:
             steps, values = curve.arrays()
             if len(steps) > 1:
                 plot.data = (steps, values)
-                _assign(folder, "visible", True)
+                assign(folder, "visible", True)
 
     return refresh
 
@@ -205,7 +211,7 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _assign(handle: object, name: str, value: object) -> None:
+def assign(handle: object, name: str, value: object) -> None:
     """Set a property only when it differs: every assignment is a message to every browser."""
     if getattr(handle, name) != value:
         setattr(handle, name, value)

@@ -93,8 +93,7 @@ class ViewerServer:
         self._status: TrainStatus | None = None
         self._stepped_at = float("-inf")
         self._is_paused = threading.Event()
-        self._stop = threading.Event()
-        self._panel_lock = threading.Lock()
+        self._stop, self._panel_lock = threading.Event(), threading.Lock()
         self._has_renderer = False
         self._refreshes: list[Refresh] = []
         _dress(self._server, up)
@@ -205,6 +204,14 @@ class ViewerServer:
         if self._first_stand is not None:
             for client in self._server.get_clients().values():
                 go_to(client, self._first_stand)
+
+    def redraw(self) -> None:
+        """Render every view again."""
+        self._scheduler.redraw()
+
+    def shown_jpeg(self, client_id: int) -> bytes | None:
+        """The picture that a browser got last, as it was sent."""
+        return self._transport.last_jpeg(client_id)
 
     def refresh_panels(self) -> None:
         """Write the newest numbers into the panel."""

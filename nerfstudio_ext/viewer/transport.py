@@ -58,6 +58,7 @@ class Lane:
         self.waiting: Picture | UInt8[np.ndarray, "H W 3"] | None = None
         self.is_busy = False
         self.near_far: tuple[float, float] | None = None
+        self.jpeg: bytes | None = None
         self.sent_at = float("-inf")
         self._lock = lock
 
@@ -137,6 +138,12 @@ class Transport:
                 lane.waiting = picture
                 self._cond.notify_all()
 
+    def last_jpeg(self, client_id: int) -> bytes | None:
+        """The picture that a browser was sent last."""
+        with self._cond:
+            lane = self._lanes.get(client_id)
+            return None if lane is None else lane.jpeg
+
     def n_awake(self) -> int:
         """Number of browsers that answer."""
         now = self._clock()
@@ -193,7 +200,7 @@ class Transport:
         n_bytes = len(jpeg) + len(depth_png or b"")
         with self._cond:
             lane.flow.note_size(len(jpeg), n_pixels, quality)
-            lane.sent_at = self._clock()
+            lane.sent_at, lane.jpeg = self._clock(), jpeg
             lane.flow.sent(n_bytes, lane.sent_at)
         lane.link.send(jpeg, depth_png, lambda: self._acked(lane))
 
