@@ -13,8 +13,10 @@ from .console import Output
 from .options import CommonOptions, one_of
 from .stega_extract import read_key
 from .stega_inputs import messages_of, photos_of
+from .stega_verify import say_owners, verify
 
 if TYPE_CHECKING:
+    from ..stages.stega.mark_scene import SceneMarking
     from ..stages.stega.marked_run import MarkedRun
 
 _WITHOUT_PHOTOS = "the mark is made without photos, so that renders come further from them"
@@ -36,6 +38,13 @@ class EmbedOptions(CommonOptions):
 
     text: str | None = None
     """A short text instead."""
+
+    image: Path | None = None
+    """A picture instead, kept at 64 x 64 pixels: a decoder of its own is trained with the scene and put into the child
+    run. Who has that file has the picture; the key only seals it."""
+
+    audio: Path | None = None
+    """A sound instead, a WAV file of up to a second, likewise."""
 
     bytes_hex: str | None = None
     """A few bytes instead, as hexadecimal digits."""
@@ -94,17 +103,16 @@ def options_for(argv: list[str]) -> tuple[type[EmbedOptions], list[str]]:
 def run(options: EmbedOptions, out: Output) -> int:
     """Embed, read back, say how it went."""
     source = one_of("stega embed", "run", options.run)
+    if options.image is not None or options.audio is not None:
+        return _hide(options, source, out)
     messages = messages_of(options.payload_id, options.text, options.bytes_hex)
     key = read_key(options.key, options.key_file)
     _check_numbers(options)
 
     from ..methods.marked import Marked
-    from ..stages.stega.embed import EmbedSettings
-    from ..stages.stega.mark_scene import Fidelity, SceneMarking
     from ..stages.stega.marked_run import mark_run
     from ..stages.stega.messages import layout_named
     from ..training.runs import open_run
-    from .stega_verify import verify
 
     parent = open_run(source)
     if options.verify is not None and isinstance(parent.method, Marked):
@@ -112,17 +120,13 @@ def run(options: EmbedOptions, out: Output) -> int:
             code, answer = verify(parent, key, messages, options.verify, out, progress)
         out.result(answer)
         return code
-    settings = SceneMarking(
-        EmbedSettings(steps=options.steps), Fidelity(options.psnr, options.worst_psnr, options.max_loss),
-        size=options.size, photo_views=-(-options.views * 5 // 8), other_views=options.views * 3 // 8,
-        seed=options.seed,
-    )  # fmt: skip
     with out.progress() as progress:
         child = mark_run(
             parent, photos_of(parent, progress, options.capture, _WITHOUT_PHOTOS), key, messages[0],
             options.output_dir or parent.path.parents[2],
-            others=messages[1:], settings=settings, layout=None if options.code is None else layout_named(options.code),
-            decoder=options.decoder, progress=progress,
+            others=messages[1:], settings=_settings(options),
+            layout=None if options.code is None else layout_named(options.code), decoder=options.decoder,
+            progress=progress,
         )  # fmt: skip
     _say(child, out)
     if options.verify is None:
@@ -132,6 +136,41 @@ def run(options: EmbedOptions, out: Output) -> int:
         code, answer = verify(open_run(child.path), key, messages, options.verify, out, progress)
     out.result({**child.to_json(), "verified": answer})
     return code
+
+
+def _hide(options: EmbedOptions, source: Path, out: Output) -> int:
+    """Hide a picture or a sound."""
+    for name in ("payload_id", "text", "bytes_hex", "code", "decoder", "verify"):
+        if getattr(options, name) not in (None, ()):
+            what = f"--{name.replace('_', '-')} does not go with --image and --audio"
+            raise UserError(what, where="nsx stega embed", fix="Give one of them")
+    key = read_key(options.key, options.key_file)
+    _check_numbers(options)
+
+    from ..stages.stega.hidden_run import hide_in_run
+    from ..training.runs import open_run
+    from .stega_hidden import hidden_of, say_hidden
+
+    hidden, parent = hidden_of(options.image, options.audio), open_run(source)
+    with out.progress() as progress:
+        child = hide_in_run(
+            parent, photos_of(parent, progress, options.capture, _WITHOUT_PHOTOS), key, hidden,
+            options.output_dir or parent.path.parents[2], settings=_settings(options), progress=progress,
+        )  # fmt: skip
+    say_hidden(child, out)
+    out.result(child.to_json())
+    return 0
+
+
+def _settings(options: EmbedOptions) -> SceneMarking:
+    from ..stages.stega.embed import EmbedSettings
+    from ..stages.stega.mark_scene import Fidelity, SceneMarking
+
+    return SceneMarking(
+        EmbedSettings(steps=options.steps), Fidelity(options.psnr, options.worst_psnr, options.max_loss),
+        size=options.size, photo_views=-(-options.views * 5 // 8), other_views=options.views * 3 // 8,
+        seed=options.seed,
+    )  # fmt: skip
 
 
 def _check_numbers(options: EmbedOptions) -> None:
@@ -161,22 +200,7 @@ def _say(child: MarkedRun, out: Output) -> None:
         )
     out.box("Marked", rows)
     if check.confusion is not None:
-        _say_owners(child, check.confusion, out)
+        say_owners(check.confusion, child.owners, out)
     out.say(f"\nRead it from any picture: nsx stega extract PICTURE --key KEY\nRender: nsx render {child.path} ...")
     if not all(check.found_together.values()):
         out.warn("the message is not read from four pictures: use more --steps, a lower --psnr, or a shorter message")
-
-
-def _say_owners(child: MarkedRun, confusion: list[list[int]], out: Output) -> None:
-    """Who was recognised in the pictures of each owner's region."""
-    n = len(confusion)
-    heads = [*(f"as {number}" for number in range(1, n + 1)), "as nobody"]
-    out.box(
-        f"Owners, told apart by at least {child.owners.min_distance} code bits; single unseen pictures recognised",
-        {
-            f"owner {number} ({child.owners.owner_of_camera.count(number - 1)} cameras)": "   ".join(
-                f"{head}: {count}" for head, count in zip(heads, row, strict=True)
-            )
-            for number, row in enumerate(confusion, start=1)
-        },
-    )

@@ -54,7 +54,11 @@ class ExtractOptions(CommonOptions):
     """Code the message is written in, such as id-127 or id-48 (default: all are tried)."""
 
     decoder: Path | None = None
-    """Extractor file of a scene that was marked privately (default: the public one)."""
+    """Extractor file of a scene that was marked privately (default: the public one), or the decoder.safetensors of one
+    in which a picture or a sound is hidden: needs no key then, and checks one that is given."""
+
+    output_dir: Path = Path()
+    """Where a hidden picture or sound goes that was found: hidden.png or hidden.wav."""
 
     max_frames: int = 24
     """Frames of a video to look at."""
@@ -71,6 +75,8 @@ def options_for(argv: list[str]) -> tuple[type[ExtractOptions], list[str]]:
 def run(options: ExtractOptions, out: Output) -> int:
     """Look, say what was found; the exit code says whether."""
     source = one_of("stega extract", "picture, video or folder", options.source)
+    if options.decoder is not None and _shows_pictures(options.decoder):
+        return _look_for_hidden(options, source, options.decoder, out)
     key = read_key(options.key, options.key_file)
     if not 0 < options.max_false_alarm <= _LARGEST_RATE:
         raise UserError(f"{options.max_false_alarm:g} is not from 0 to {_LARGEST_RATE:g}", where="--max-false-alarm")
@@ -97,6 +103,29 @@ def run(options: ExtractOptions, out: Output) -> int:
         )
     _say(found, out)
     out.result(found.to_json())
+    return 0 if found.present else NOT_FOUND
+
+
+def _shows_pictures(decoder: Path) -> bool:
+    from ..stages.stega.picture_decoder import is_decoder
+
+    return is_decoder(decoder)
+
+
+def _look_for_hidden(options: ExtractOptions, source: Path, decoder: Path, out: Output) -> int:
+    """Look for a hidden picture or sound."""
+    from .stega_hidden import extract_with_decoder, say_found
+
+    if options.expect or options.code is not None:
+        raise UserError("--expect and --code are about messages; this decoder reads pictures", where=decoder)
+    if options.max_frames < 1:
+        raise UserError(f"{options.max_frames} frames", where="--max-frames", fix="Look at one at least")
+    has_key = options.key is not None or options.key_file is not None
+    key = read_key(options.key, options.key_file) if has_key else None
+    with out.progress() as progress:
+        found, answer = extract_with_decoder(source, decoder, key, options.output_dir, options.max_frames, progress)
+    say_found(found, answer, out)
+    out.result(answer)
     return 0 if found.present else NOT_FOUND
 
 

@@ -25,7 +25,7 @@ from ...training.runs import OpenedRun, Run, write_json
 from .attacks import attack_file
 from .extraction import extract
 from .extractor import Extractor, load_extractor, save_extractor
-from .identities import Owners, share_out
+from .identities import Owners, confusion_matrix, share_out
 from .keys import Key
 from .mark_scene import Marking, SceneMarking, mark_scene
 from .messages import Layout, Message, smallest_layout
@@ -131,7 +131,7 @@ def mark_run(
         settings, progress,
     )  # fmt: skip
     check = check_mark(parent, marking.method, extractor, key, owners, settings, progress)
-    path = _write_child(parent, marking, output_dir, settings)
+    path = write_child(parent, marking, output_dir, settings)
     if decoder is not None:
         save_extractor(extractor, path / DECODER_FILE)
     child = MarkedRun(path, layout, marking, check, owners)
@@ -166,7 +166,7 @@ def check_mark(
         accuracy[name] = float(np.mean([reading.bit_accuracy or 0.5 for reading in readings]))
         together[name] = all(_reads_together(pairs, message, key, extractor) for message in set(messages))
     psnrs = [-10 * math.log10(max(error, 1e-12)) for error in errors]
-    confusion = _confusion(marked_pictures, whose, owners, key, extractor) if n_owners > 1 else None
+    confusion = confusion_matrix(marked_pictures, whose, owners, key, extractor) if n_owners > 1 else None
     return SelfCheck(sum(psnrs) / len(psnrs), min(psnrs), len(cameras), found, together, accuracy, confusion)
 
 
@@ -177,18 +177,6 @@ def _reads_together(
     pictures = [picture for picture, own in pairs if own == message][:_TOGETHER]
     found = extract([View(str(i), p) for i, p in enumerate(pictures)], key, extractor=extractor)
     return found.present and found.message == message
-
-
-def _confusion(
-    pictures: Sequence[UInt8[np.ndarray, "H W 3"]], whose: Sequence[int], owners: Owners, key: Key, extractor: Extractor
-) -> list[list[int]]:
-    """Owners x recognised owner, the last column for nobody."""
-    matrix = [[0] * (len(owners.messages) + 1) for _ in owners.messages]
-    for picture, owner in zip(pictures, whose, strict=True):
-        found = extract([View("", picture)], key, extractor=extractor, expected=owners.messages)
-        is_known = found.present and found.message in owners.messages
-        matrix[owner][owners.messages.index(found.message) if is_known and found.message else -1] += 1
-    return matrix
 
 
 def unseen_cameras(meta: SceneMeta, size: int, count: int, seed: int) -> Cameras:
@@ -214,7 +202,8 @@ def render_8bit(renderer: RayRenderer, camera: Camera) -> UInt8[np.ndarray, "H W
     return (renderer.render(camera).rgb * 255).round().to(torch.uint8).numpy()
 
 
-def _write_child(parent: OpenedRun, marking: Marking, output_dir: Path, settings: SceneMarking) -> Path:
+def write_child(parent: OpenedRun, marking: Marking, output_dir: Path, settings: SceneMarking) -> Path:
+    """Write a marked method as a run of its own; returns its folder. TrainingFailed if that cannot be done."""
     config = dataclasses.replace(
         parent.config, method=marking.method.config, changes=(*parent.config.changes, f"marked from {parent.path.name}")
     )

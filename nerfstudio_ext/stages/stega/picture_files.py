@@ -49,10 +49,11 @@ def read_view(path: Path, name: str) -> View:
     info = probe_image(path)
     check_size(info.width, info.height, path)
     size = bounded_size(info.width, info.height)
-    return View(name, _on_white(read_image(path, size=size)), size[0] / info.width)
+    return View(name, on_white(read_image(path, size=size)), size[0] / info.width)
 
 
-def _on_white(pixels: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
+def on_white(pixels: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Colours of a picture that may carry opacity, before white."""
     if pixels.shape[2] == 3:
         return pixels
     alpha = pixels[..., 3:].astype(np.float32) / 255
