@@ -13,9 +13,13 @@ from .console import Output
 from .options import CommonOptions, one_of
 from .stega_extract import read_key
 from .stega_inputs import messages_of, photos_of
+from .stega_verify import marked_of, reader_of, say_owners
 
 if TYPE_CHECKING:
+    from ..stages.stega.messages import Message
+    from ..stages.stega.reading_back import Reader
     from ..stages.stega.robustness import Robustness
+    from ..training.runs import OpenedRun
 
 TABLE, CHART = "robustness.json", "robustness.svg"
 
@@ -30,8 +34,9 @@ class RobustnessOptions(CommonOptions):
     run: tyro.conf.Positional[Path | None] = None
     """Marked run, or a folder that holds runs: the newest is taken."""
 
-    payload_id: str | None = None
-    """The identity it carries: 12 hexadecimal digits."""
+    payload_id: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="HEX")] = ()
+    """The identity it carries: 12 hexadecimal digits. Of a run with several owners give all, in the order in which it
+    was marked: then it is measured whose pictures are recognised as whose."""
 
     text: str | None = None
     """The text it carries instead."""
@@ -86,13 +91,13 @@ def run(options: RobustnessOptions, out: Output) -> None:
     from ..stages.stega.robustness import RobustnessSettings, measure_robustness
     from ..training.runs import open_run, write_json
     from .stega_films import reencode
-    from .stega_verify import marked_of, reader_of
 
-    ids = [] if options.payload_id is None else [options.payload_id]
-    (message,) = messages_of(ids, options.text, options.bytes_hex)
+    messages = messages_of(options.payload_id, options.text, options.bytes_hex)
     key = read_key(options.key, options.key_file)
     opened = open_run(source)
-    reader, size = reader_of(opened, key, message)
+    reader, size = reader_of(opened, key, messages)
+    if len(messages) > 1:
+        return _measure_owners(options, opened, reader, messages, options.size or size, out)
     settings = RobustnessSettings(
         views=options.views, size=options.size or size, groups=options.only or None, film_frames=options.film_frames,
         with_base=not options.skip_base, alarm_pairs=options.alarm_pairs, seed=options.seed,
@@ -109,6 +114,35 @@ def run(options: RobustnessOptions, out: Output) -> None:
     except OSError as error:
         raise TrainingFailed(f"{folder}: the results cannot be written: {error.strerror}") from error
     _say(found, folder, out)
+    out.result(result)
+
+
+def _measure_owners(
+    options: RobustnessOptions, opened: OpenedRun, reader: Reader, messages: list[Message], size: int, out: Output
+) -> None:
+    from ..stages.stega.identities import share_out
+    from ..stages.stega.owner_table import measure_owners
+    from ..stages.stega.robustness import RobustnessSettings
+    from ..training.runs import write_json
+
+    owners = share_out(messages, opened.meta.training_cameras(), reader.key, reader.layout)
+    settings = RobustnessSettings(views=options.views, size=size, groups=options.only or None, seed=options.seed)
+    with out.progress() as progress:
+        rows = measure_owners(marked_of(opened), opened.meta, owners, reader, settings, progress)
+    folder = options.output_dir or opened.path
+    result = {"schema": 1, "run": str(opened.path), "owners": owners.to_json(), "rows": [row.to_json() for row in rows]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / TABLE, result)
+    except OSError as error:
+        raise TrainingFailed(f"{folder}: the results cannot be written: {error.strerror}") from error
+    for row in rows[:1]:
+        say_owners(row.confusion, owners, out)
+    out.box(
+        "Single unseen pictures recognised as their owner's, as another's, as nobody's",
+        {f"{row.group}, {row.amount}": "   ".join(f"{count:4d}" for count in row.counts) for row in rows},
+    )
+    out.say(f"\n{folder / TABLE} holds the numbers")
     out.result(result)
 
 
@@ -132,11 +166,14 @@ def _chart(found: Robustness) -> str:
 
 
 def _say(found: Robustness, folder: Path, out: Output) -> None:
+    from ..stages.stega.reading_back import TOGETHER
+
     out.box(
         f"Read after what happened to it ({found.rows[0].read.pictures} unseen views)" if found.rows else "Read",
         {
             f"{row.group}, {row.amount}": f"{100 * row.read.bit_accuracy:5.1f} % of the bits   exact from one "
-            f"{100 * row.read.exact_one:3.0f} %, from four {100 * row.read.exact_four:3.0f} %"
+            f"{100 * row.read.exact_one:3.0f} %, from {min(TOGETHER, row.read.pictures)} together "
+            f"{100 * row.read.exact_four:3.0f} %"
             for row in found.rows
         },
     )
@@ -154,5 +191,5 @@ def _say(found: Robustness, folder: Path, out: Output) -> None:
         alarms["bits under wrong keys"] = f"{100 * wrong.bit_agreement:.2f} % (+- {100 * wrong.bit_deviation:.1f})"
     out.box("False alarms", alarms)
     if found.film_exact is not None:
-        out.say(f"\nThe whole film gives the {'exact message' if found.film_exact else 'message NOT'}.")
+        out.say(f"\nThe whole film {'gives the exact message' if found.film_exact else 'does not give the message'}.")
     out.say(f"\n{folder / CHART} shows it; {folder / TABLE} holds the numbers")

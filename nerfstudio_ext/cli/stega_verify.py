@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from .stega_extract import NOT_FOUND, odds
 if TYPE_CHECKING:
     from ..methods.marked import Marked
     from ..progress import Progress
+    from ..stages.stega.identities import Owners
     from ..stages.stega.keys import Key
     from ..stages.stega.messages import Message
     from ..stages.stega.reading_back import Reader
@@ -40,7 +42,7 @@ def verify(
     from ..stages.stega.extraction import extract
     from ..stages.stega.picture_files import views_of
 
-    reader, size = reader_of(opened, key, messages[0])
+    reader, size = reader_of(opened, key, messages)
     is_made = not file.exists()
     if is_made:
         _make_film(opened, size, file, progress)
@@ -83,11 +85,11 @@ def marked_of(opened: OpenedRun) -> Marked:
     return opened.method
 
 
-def reader_of(opened: OpenedRun, key: Key, message: Message) -> tuple[Reader, int]:
-    """What a marked run is read with, and the size at which it was marked.
+def reader_of(opened: OpenedRun, key: Key, messages: Sequence[Message]) -> tuple[Reader, int]:
+    """What a marked run is read with (for the first of the messages), and the size at which it was marked.
 
     Raises:
-        UserError: if the run is not marked, or its code does not hold such a message.
+        UserError: if the run is not marked, has another number of owners, or its code does not hold such a message.
     """
     from ..stages.stega.extractor import load_extractor
     from ..stages.stega.marked_run import DECODER_FILE, MARK_FILE
@@ -104,9 +106,31 @@ def reader_of(opened: OpenedRun, key: Key, message: Message) -> tuple[Reader, in
     if not isinstance(code, str) or not isinstance(size, int) or not 64 <= size <= 1 << 14:
         raise UserError("it does not say how the run was marked", where=mark, fix="Embed the mark again")
     layout = layout_named(code)
-    if not fits(message, layout):
+    for message in messages:
+        if not fits(message, layout):
+            raise UserError(
+                f"the run is marked in {layout.name}, which does not hold '{message.text}'", where=opened.path,
+                fix="Give the message that it was marked with",
+            )  # fmt: skip
+    owners = data.get("owners")
+    count = owners.get("count", 1) if isinstance(owners, dict) else 1
+    if count != len(messages):
         raise UserError(
-            f"the run is marked in {layout.name}, which does not hold '{message.text}'", where=opened.path,
-            fix="Give the message that it was marked with",
+            f"the run has {count} owner(s), and {len(messages)} message(s) were given", where=opened.path,
+            fix="Give one --payload-id for each owner, in the order in which it was marked",
         )  # fmt: skip
-    return Reader(load_extractor(decoder if decoder.is_file() else None), key, message, layout), size
+    return Reader(load_extractor(decoder if decoder.is_file() else None), key, messages[0], layout), size
+
+
+def say_owners(confusion: list[list[int]], owners: Owners, out: Output) -> None:
+    """Print who was recognised in the pictures of each owner's region."""
+    heads = [*(f"as {number}" for number in range(1, len(confusion) + 1)), "as nobody"]
+    out.box(
+        f"Owners, told apart by at least {owners.min_distance} code bits; single unseen pictures recognised",
+        {
+            f"owner {number} ({owners.owner_of_camera.count(number - 1)} cameras)": "   ".join(
+                f"{head}: {count}" for head, count in zip(heads, row, strict=True)
+            )
+            for number, row in enumerate(confusion, start=1)
+        },
+    )

@@ -11,12 +11,18 @@ import torch
 
 from nerfstudio_ext.cameras import Camera, Cameras
 from nerfstudio_ext.cli.stega_inputs import messages_of
+from nerfstudio_ext.cli.stega_verify import reader_of
 from nerfstudio_ext.errors import UserError
+from nerfstudio_ext.progress import SilentProgress
 from nerfstudio_ext.stages.stega.identities import regions, share_out
 from nerfstudio_ext.stages.stega.marked_run import mark_run
 from nerfstudio_ext.stages.stega.messages import LAYOUTS, UNCODED, Message
+from nerfstudio_ext.stages.stega.owner_table import OwnerRow, measure_owners
+from nerfstudio_ext.stages.stega.robustness import RobustnessSettings
+from nerfstudio_ext.training.config import RunConfig
+from nerfstudio_ext.training.runs import OpenedRun
 from tests.stega.marks import KEY, OWNER
-from tests.stega.wall_marks import SETTINGS, SIZE
+from tests.stega.wall_marks import READER, SETTINGS, SIZE
 from tests.stega.wall_scene import wall_meta, wall_run
 
 SECOND = Message.from_id("0badcafe0002")
@@ -76,6 +82,11 @@ def test_the_words_of_the_command_line_become_messages() -> None:
             messages_of(*wrong)
 
 
+def test_a_table_counts_own_others_and_nobody() -> None:
+    row = OwnerRow("clean", "8 bit", [[3, 1, 0], [0, 2, 2]])
+    assert row.counts == (5, 1, 2) and row.to_json()["confusion"] == row.confusion
+
+
 def test_pictures_from_each_region_say_whose_they_are(tmp_path: Path) -> None:
     meta = wall_meta(SIZE, SIDES)
     embed = dataclasses.replace(SETTINGS.embed, steps=60)
@@ -91,3 +102,12 @@ def test_pictures_from_each_region_say_whose_they_are(tmp_path: Path) -> None:
     assert mark["owners"]["count"] == 2 and mark["owners"]["min_distance"] >= 27
     text = (child.path / "mark.json").read_text() + (child.path / "config.json").read_text()
     assert OWNER.text not in text and SECOND.text not in text, "the child does not say who its owners are"
+    method = child.marking.method
+    settings = RobustnessSettings(views=4, size=SIZE, groups=("clean", "brightness"))
+    rows = measure_owners(method, meta, child.owners, READER, settings, SilentProgress())
+    assert [row.group for row in rows] == ["clean", "brightness", "brightness"]
+    assert rows[0].confusion == child.check.confusion and all(row.counts[1] == 0 for row in rows)
+    opened = OpenedRun(child.path, RunConfig(method.config), meta, method, 1)
+    with pytest.raises(UserError, match="has 2 owner.s., and 1 message"):
+        reader_of(opened, KEY, [OWNER])
+    assert reader_of(opened, KEY, [OWNER, SECOND])[1] == SIZE

@@ -13,14 +13,17 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ...cameras import Camera, Cameras
 from ...errors import UserError
+from .extraction import extract
+from .extractor import Extractor
 from .keys import Key
 from .messages import Layout, Message
 from .payload import write_code
+from .scale_search import View
 
 MIN_DISTANCE = 0.2
 """Share of the code bits in which two owners must differ: what the identity codes guarantee (27 of 127, 63 of 255), and
@@ -105,6 +108,26 @@ def _least_distance(messages: Sequence[Message], words: Sequence[np.ndarray]) ->
                 "differ", where="--payload-id", fix="Choose other identities, or a code with check bits",
             )  # fmt: skip
     return min(distances.values(), default=None)
+
+
+def confusion_matrix(
+    pictures: Sequence[UInt8[np.ndarray, "H W 3"]], whose: Sequence[int], owners: Owners, key: Key, extractor: Extractor
+) -> list[list[int]]:
+    """How many pictures of each owner's region (row) are recognised as whose, each alone; the last column: nobody's.
+
+    Args:
+        pictures: Of any regions.
+        whose: Number of the owner of each.
+        owners: Who there is.
+        key: Of the scene.
+        extractor: Reads the pictures.
+    """
+    matrix = [[0] * (len(owners.messages) + 1) for _ in owners.messages]
+    for picture, owner in zip(pictures, whose, strict=True):
+        found = extract([View("", picture)], key, extractor=extractor, expected=owners.messages)
+        is_known = found.present and found.message in owners.messages
+        matrix[owner][owners.messages.index(found.message) if is_known and found.message else -1] += 1
+    return matrix
 
 
 def regions(cameras: Cameras, count: int) -> list[int]:

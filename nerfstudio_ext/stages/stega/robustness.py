@@ -18,6 +18,7 @@ from ...progress import Progress
 from ...scenes.model import Scene, SceneMeta
 from .base_views import BaseView, base_views
 from .extraction import extract
+from .extractor import MIN_SIDE
 from .false_alarms import FalseAlarms, count_false_alarms
 from .fidelity import Likeness, as_floats, likeness, photo_at_size
 from .marked_run import held_out, unseen_cameras
@@ -140,7 +141,7 @@ class _Measurement:
         rows += film + self.model_rows()
         plain = [view.picture(None, self.meta.background) for view in self.views]
         generator = torch.Generator().manual_seed(self.settings.seed + 2)
-        side = max(64, min(self.pictures[0].shape[:2]))
+        side = max(MIN_SIDE, min(self.pictures[0].shape[:2]))
         strangers = (255 * procedural_pictures(len(plain), side, generator)).round().byte().permute(0, 2, 3, 1).numpy()
         self.progress.stage("reading unmarked pictures", 2 * len(plain))
         found = 0
@@ -164,11 +165,11 @@ class _Measurement:
         for done, ordeal in enumerate(ordeals, start=1):
             seed = zlib.crc32(f"{ordeal.group} {ordeal.amount} {self.settings.seed}".encode())
             changed = [ordeal.change(picture, seed + i) for i, picture in enumerate(self.pictures)]
-            readable = [picture for picture in changed if min(picture.shape[:2]) >= 64]
+            readable = [picture for picture in changed if min(picture.shape[:2]) >= MIN_SIDE]
             if readable:
                 rows.append(Row(ordeal.group, ordeal.amount, self.reader.read(readable)))
             else:
-                self.progress.warn(f"{ordeal.group} {ordeal.amount} leaves less than 64 pixels: left out")
+                self.progress.warn(f"{ordeal.group} {ordeal.amount} leaves less than {MIN_SIDE} pixels: left out")
             self.progress.advance(done, ordeal.group)
         return rows
 
