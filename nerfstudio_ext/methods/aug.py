@@ -149,10 +149,12 @@ class Aug(nn.Module):
                 if plan.norm == "l2" and isinstance(unit, Tensor):
                     unit = unit.expand(shape).flatten(1).mean(1) if len(shape) > 1 else unit
                 length = plan.step if config.mode == "official" else plan.step * unit
-                balls[name], shapes[name] = Ball(plan.radius * unit, length, plan.iterations, plan.norm), shape
+                balls[name], shapes[name] = (
+                    Ball(plan.radius * unit, length, plan.iterations, plan.norm, plan.is_friendly),
+                    shape,
+                )
         start = random_start(balls, shapes, generator or self.adversary_generator)
-        is_friendly = config.adversary == "friendly"
-        return ascend(lambda deltas: begun.disturbed(deltas, for_weights=False), start, balls, is_friendly=is_friendly)
+        return ascend(lambda deltas: begun.disturbed(deltas, for_weights=False), start, balls)
 
     def _disturb_weights(self, begun: AugBatch, deltas: Deltas) -> None:
         """Change the weights until the optimiser has stepped; `_restore_weights` takes it back."""

@@ -33,12 +33,14 @@ class Ball:
         iterations: Ascent steps the key takes part in.
         norm: "linf" moves by the sign of the gradient and clamps each element; "l2" moves each row along its unit
             gradient and shortens it to the radius.
+        is_friendly: Descend instead of ascend: the disturbance then helps the fit.
     """
 
     radius: float | Tensor
     step: float | Tensor
     iterations: int = 1
     norm: Norm = "linf"
+    is_friendly: bool = False
 
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """A random point: uniform in the cube ("linf"), or uniform in direction and length ("l2")."""
@@ -49,7 +51,8 @@ class Ball:
         return direction * _per_row(length / _row_norms(direction).clamp_min(TINY), direction)
 
     def moved(self, delta: Tensor, gradient: Tensor) -> Tensor:
-        """The delta after one step up the gradient, back inside the ball."""
+        """The delta after one step up the gradient (down, if friendly), back inside the ball."""
+        gradient = -gradient if self.is_friendly else gradient
         if self.norm == "linf":
             bound = self.radius
             upper = bound if isinstance(bound, Tensor) else torch.tensor(bound, dtype=delta.dtype)
@@ -68,9 +71,7 @@ def random_start(
     return {key: ball.start(shapes[key], generator) for key, ball in balls.items()}
 
 
-def ascend(
-    loss_of: Callable[[Deltas], Tensor], start: Deltas, balls: Mapping[str, Ball], *, is_friendly: bool = False
-) -> dict[str, Tensor]:
+def ascend(loss_of: Callable[[Deltas], Tensor], start: Deltas, balls: Mapping[str, Ball]) -> dict[str, Tensor]:
     """Move all deltas together to where the loss is larger: projected gradient ascent.
 
     One joint evaluation per iteration; a key moves as long as its own iterations last. Leaves no gradient anywhere.
@@ -79,7 +80,6 @@ def ascend(
         loss_of: Scalar loss for given deltas, differentiable in them.
         start: The first deltas.
         balls: Ball of each key.
-        is_friendly: Descend instead: the disturbance then helps the fit.
     Returns:
         The last deltas, without gradients.
     Source: Madry et al. 2018; in radiance fields Chen et al. 2022 (Aug-NeRF), section 3.2. With a single start the
@@ -92,8 +92,7 @@ def ascend(
         gradients = torch.autograd.grad(loss_of(leaves), [leaves[key] for key in moving], allow_unused=True)
         for key, gradient in zip(moving, gradients, strict=True):
             if gradient is not None:
-                uphill = -gradient if is_friendly else gradient
-                deltas[key] = balls[key].moved(leaves[key].detach(), uphill)
+                deltas[key] = balls[key].moved(leaves[key].detach(), gradient)
     return {key: delta.detach() for key, delta in deltas.items()}
 
 

@@ -16,6 +16,7 @@ T = TypeVar("T", int, float, str)
 KEYS = ("pose", "depth", "points", "features", "raw", "rgb", "weights")
 """What can be disturbed: cameras, distances along rays, sample positions, the hidden (or encoded) vector, raw colour
 and density, rendered colour, and the networks' weights."""
+ADVERSARIES = ("worst", "friendly", "random")
 DEFAULT_RADII = {
     "mlp": {"pose": 0.1, "depth": 0.5, "points": 0.5, "features": 0.01, "raw": 0.05, "rgb": 0.02},
     "hash": {"pose": 0.1, "depth": 0.5, "points": 0.5, "features": 0.2, "raw": 0.2, "rgb": 0.02},
@@ -64,8 +65,8 @@ class AugConfig:
     """Ascent steps, one number or one per key; 0 leaves a key at its random start."""
     norms: str = "linf"
     """Ball of each key, linf or l2, one or one per key."""
-    adversary: Literal["worst", "friendly", "random"] = "worst"
-    """worst raises the loss, friendly lowers it, random stays where it starts."""
+    adversary: str = "worst"
+    """worst raises the loss, friendly lowers it, random stays where it starts; one or one per key."""
     mix: float = 0.5
     """Share of the adversarial loss (lambda); 0 is plain training, bit for bit."""
     adversary_from: int = 0
@@ -91,12 +92,13 @@ class AugConfig:
 
 @dataclass(frozen=True)
 class KeyPlan:
-    """How one key is disturbed: radius and step in the key's unit, number of ascent steps, norm."""
+    """How one key is disturbed: radius and step in the key's unit, number of steps, norm, up or down the loss."""
 
     radius: float
     step: float
     iterations: int
     norm: Norm
+    is_friendly: bool
 
 
 def plans(config: AugConfig) -> dict[str, KeyPlan]:
@@ -119,11 +121,16 @@ def plans(config: AugConfig) -> dict[str, KeyPlan]:
     for norm in norms:
         if norm not in ("linf", "l2"):
             raise UserError(f"'{norm}' is no norm", where="--norms", fix="Use linf or l2")
+    kinds = _spread("--adversary", config.adversary, str, n)
+    for kind in kinds:
+        if kind not in ADVERSARIES:
+            raise UserError(f"'{kind}' is no adversary", where="--adversary", fix=did_you_mean(kind, ADVERSARIES))
     is_absolute = config.mode == "official"
     found = {}
-    for key, radius, step, count, norm in zip(keys, radii, steps, iterations, norms, strict=True):
+    for key, radius, step, count, norm, kind in zip(keys, radii, steps, iterations, norms, kinds, strict=True):
         length = step if is_absolute else step * radius
-        found[key] = KeyPlan(radius, length, 0 if config.adversary == "random" else count, cast(Norm, norm))
+        n_steps = 0 if kind == "random" else count
+        found[key] = KeyPlan(radius, length, n_steps, cast(Norm, norm), kind == "friendly")
     return {key: plan for key, plan in found.items() if key != "weights"}
 
 

@@ -65,7 +65,7 @@ def balls_of(method: Aug, batch) -> dict[str, Ball]:
         for name in batch.shapes([key]):
             unit = batch.unit(name)
             step = plan.step if method.config.mode == "official" else plan.step * unit
-            found[name] = Ball(plan.radius * unit, step, plan.iterations, plan.norm)
+            found[name] = Ball(plan.radius * unit, step, plan.iterations, plan.norm, plan.is_friendly)
     return found
 
 
@@ -238,8 +238,19 @@ def test_ascent_on_a_known_function(norm: str):
         assert end[1, 0] == start["d"][1, 0]  # no slope, no step
     else:
         torch.testing.assert_close(end, 0.5 * slope / slope.norm(dim=1, keepdim=True), atol=1e-3, rtol=0)
-    friendly = ascend(lambda d: (slope * d["d"]).sum(), start, {"d": ball}, is_friendly=True)["d"]
+    kind = dataclasses.replace(ball, is_friendly=True)
+    friendly = ascend(lambda d: (slope * d["d"]).sum(), start, {"d": kind})["d"]
     torch.testing.assert_close(friendly[0], -end[0], atol=1e-3, rtol=0)
+
+
+def test_keys_may_differ_in_what_they_want():
+    config = AugConfig(keys="pose,rgb,raw", adversary="worst,friendly,random", iterations="2")
+    found = plans(config)
+    assert [plan.is_friendly for plan in found.values()] == [False, True, False]
+    assert [plan.iterations for plan in found.values()] == [2, 2, 0]
+    balls = {"up": Ball(1.0, 0.5, 1), "down": Ball(1.0, 0.5, 1, is_friendly=True)}
+    end = ascend(lambda d: d["up"].sum() + d["down"].sum(), {key: torch.zeros(1) for key in balls}, balls)
+    assert (float(end["up"]), float(end["down"])) == (0.5, -0.5)
 
 
 def test_each_key_moves_for_its_own_iterations():
@@ -260,6 +271,8 @@ def test_each_key_moves_for_its_own_iterations():
         ({"radii": "nan"}, "out of range"),
         ({"norms": "l1"}, "'l1' is no norm"),
         ({"mix": 1.5}, "not between 0 and 1"),
+        ({"adversary": "worse"}, "'worse' is no adversary. Did you mean 'worst'?"),
+        ({"keys": "raw,rgb", "adversary": "worst,random,friendly"}, "3 values for 2 keys"),
         ({"adversary_every": 0}, "every 1 or more"),
         ({"field": "hash", "mode": "official"}, "no hash field"),
     ],
