@@ -87,9 +87,10 @@ def test_a_table_counts_own_others_and_nobody() -> None:
     assert row.counts == (5, 1, 2) and row.to_json()["confusion"] == row.confusion
 
 
+@pytest.mark.slow
 def test_pictures_from_each_region_say_whose_they_are(tmp_path: Path) -> None:
     meta = wall_meta(SIZE, SIDES)
-    embed = dataclasses.replace(SETTINGS.embed, steps=60)
+    embed = dataclasses.replace(SETTINGS.embed, steps=50)
     settings = dataclasses.replace(SETTINGS, embed=embed, photo_views=8, other_views=0)
     child = mark_run(wall_run(meta, tmp_path), None, KEY, OWNER, tmp_path, others=[SECOND], settings=settings)
     assert child.check.confusion == [[2, 0, 0], [0, 2, 0]]

@@ -40,6 +40,7 @@ def measure(marked: Marked, settings: RobustnessSettings = SETTINGS, *, photos: 
     return measure_robustness(marked, meta, scene, READER, settings, reencode, SilentProgress())
 
 
+@pytest.mark.slow
 def test_a_mark_survives_and_its_price_is_told() -> None:
     found = measure(marked_wall().method)
     rows = {(row.group, row.amount): row.read for row in found.rows}

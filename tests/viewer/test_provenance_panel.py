@@ -6,6 +6,7 @@ import dataclasses
 import io
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from nerfstudio_ext.viewer.provenance import Verification, provenance_panel
 from tests.stega.marks import KEY, OWNER, SECRET
 from tests.stega.wall_marks import SIZE, marked_wall
 from tests.stega.wall_scene import wall_meta, wall_run
-from tests.viewer.chromium import open_page
+from tests.viewer.chromium import Page, open_page
 from tests.viewer.fakes import FakeBrowser, SphereRenderer, look_from, photos_of, ring_of_cameras
 from tests.viewer.test_server import wait_until
 
@@ -176,16 +177,20 @@ def test_the_panel_in_a_real_browser(tmp_path) -> None:
     viewer.set_renderer(compared)
     try:
         with open_page(viewer.url, tmp_path / "profile", 1100, 1000) as page:
-            end, text = time.monotonic() + 40, ""
-            while "Verify this frame" not in text and time.monotonic() < end:
-                page.listen(0.5)
-                text = str(page.evaluate("document.body.innerText"))
-            assert "Provenance" in text and "Wipe" in text
+            assert settles(page, lambda text: "Verify this frame" in text and "px" in text), "the panel and a picture"
             page.evaluate("[...document.querySelectorAll('button')].find(b=>b.innerText.includes('Verify')).click()")
-            while "Mark found" not in text and time.monotonic() < end:
-                page.listen(0.5)
-                text = str(page.evaluate("document.body.innerText"))
+            assert settles(page, lambda text: "Mark found" in text)
             page.screenshot(tmp_path / "page.png")
-            assert "Mark found" in text and page.errors == []
+            assert settles(page, lambda text: "Provenance" in text and "Wipe" in text) and page.errors == []
     finally:
         viewer.close()
+
+
+def settles(page: Page, condition: Callable[[str], bool], timeout: float = 60.0) -> bool:
+    """Wait until the words on the page fulfil a condition."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        page.listen(0.5)
+        if condition(str(page.evaluate("document.body.innerText"))):
+            return True
+    return False
