@@ -10,12 +10,21 @@ TALL, SHORT = (12, 4) if HAS_WIDE_REGISTERS else (4, 2)
 """Rows of a register tile: 12 x 2 vectors and their operands fill 32 registers; 4 x 1 split vectors fill 16."""
 
 
+def _compiled(function, *variant):
+    """The function compiled under a name of its own.
+
+    Numba's symbols are made of a function's name and a number that counts anew in each process. Two variants of one
+    name would meet where one comes from the cache and the other is compiled: the linker then takes the wrong one.
+    """
+    function.__qualname__ = "_".join(map(str, (function.__name__, *variant)))
+    return nb.njit(nogil=True)(function)
+
+
 def _make_panel(rows, add, relu):
     """A function that computes `rows` rows of C over all columns."""
     pair = make_tile(rows, 2, add=add, relu=relu)
     one = make_tile(rows, 1, add=add, relu=relu)
 
-    @nb.njit(nogil=True)
     def panel(a, a_at, a_row, a_col, b, b_at, b_row, c, c_at, c_row, columns, depth):
         column = 0
         while column + 2 * LANES <= columns:
@@ -24,13 +33,12 @@ def _make_panel(rows, add, relu):
         if column < columns:
             one(a, a_at, a_row, a_col, b, b_at + column, b_row, c, c_at + column, c_row, depth)
 
-    return panel
+    return _compiled(panel, rows, add, relu)
 
 
 def _make_gemm(*, add=False, relu=False):
     tall, short, single = (_make_panel(rows, add, relu) for rows in (TALL, SHORT, 1))
 
-    @nb.njit(nogil=True)
     def gemm(a, a_at, a_row, a_col, b, b_at, b_row, c, c_at, c_row, rows, columns, depth):
         i = 0
         while i + TALL <= rows:
@@ -43,7 +51,7 @@ def _make_gemm(*, add=False, relu=False):
             single(a, a_at + i * a_row, a_row, a_col, b, b_at, b_row, c, c_at + i * c_row, c_row, columns, depth)
             i += 1
 
-    return gemm
+    return _compiled(gemm, add, relu)
 
 
 gemm = _make_gemm()

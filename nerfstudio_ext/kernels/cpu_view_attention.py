@@ -164,7 +164,6 @@ def _forward_chunk(sources, w, x, target, samples, query, dropout, seed, out, ch
 def attention_kernel(sources, w, x, target, samples, query, dropout, seed, out):
     """out [P * D] for points x [P, 3] and queries [P, padded A]."""
     tiles = (x.shape[0] + POINTS - 1) // POINTS
-    # The bodies of parallel loops are functions of their own: numba made wrong code of this one when it was inside.
     for chunk in nb.prange((tiles + CHUNK - 1) // CHUNK):
         _forward_chunk(sources, w, x, target, samples, query, dropout, seed, out, chunk)
 
