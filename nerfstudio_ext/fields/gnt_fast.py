@@ -141,7 +141,7 @@ def _view_block(
         backend=options.backend,
     )  # fmt: skip
     q = _added(q, options.drop(_product(taken, attention.out_fc, options)))
-    return _added(q, _feed_forward(block.ff, block.ff_norm(q), options))
+    return _feed_forward(block.ff, block.ff_norm, q, options)
 
 
 def _ray_block(block: RayBlock, q: Tokens, options: Options, *, wants_weights: bool) -> tuple[Tokens, Tensor]:
@@ -160,7 +160,7 @@ def _ray_block(block: RayBlock, q: Tokens, options: Options, *, wants_weights: b
         out, weights = options.drop(probability) @ value, probability[:, :, 0].mean(1)
     update = _product(out.transpose(1, 2).flatten(2), attention.out_fc, options)
     q = _added(q, options.drop(update))
-    return _added(q, _feed_forward(block.ff, block.ff_norm(q), options)), weights
+    return _feed_forward(block.ff, block.ff_norm, q, options), weights
 
 
 def _inject(
@@ -178,10 +178,15 @@ def _inject(
     return _product(_opened(hidden.to(q.dtype) + along), after, options)
 
 
-def _feed_forward(layers: FeedForward, x: Tokens, options: Options) -> Tokens:
-    dtype = options.dtype
-    hidden = _opened(functional.linear(x.to(dtype), layers.fc1.weight.to(dtype), layers.fc1.bias.to(dtype)))
-    return options.drop(_product(options.drop(hidden), layers.fc2, options))
+def _feed_forward(layers: FeedForward, norm: torch.nn.LayerNorm, q: Tokens, options: Options) -> Tokens:
+    """The tokens after the feed-forward part."""
+    dtype, fc1, fc2 = options.dtype, layers.fc1, layers.fc2
+    if not torch.is_grad_enabled() and dtype == torch.float32:
+        weights = (norm.weight, norm.bias, fc1.weight.T, fc1.bias, fc2.weight.T, fc2.bias)
+        return kernels.feed_forward(q.flatten(0, 1), *weights, norm.eps, backend=options.backend).view(q.shape)
+    x = norm(q)
+    hidden = _opened(functional.linear(x.to(dtype), fc1.weight.to(dtype), fc1.bias.to(dtype)))
+    return _added(q, options.drop(_product(options.drop(hidden), fc2, options)))
 
 
 def _opened(x: Tensor) -> Tensor:

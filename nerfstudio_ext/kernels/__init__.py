@@ -32,6 +32,7 @@ from .fused import (
 )
 from .hash_color import MAX_BANDS, hash_color
 from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_bits
+from .tokens import feed_forward
 from .views import AttentionWeights, FirstLayer, SourceViews, ray_differences, view_attention, view_maximum
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "AttentionWeights",
     "FirstLayer",
     "SourceViews",
+    "feed_forward",
     "ray_differences",
     "view_attention",
     "view_maximum",

@@ -138,6 +138,12 @@ OPS: dict[str, dict[str, Implementation]] = {
     "disturbed_loss": _row("disturbed_loss", reference=_DISTURBED, cpu=_CPU_DISTURBED),
     "view_maximum": _row("view_maximum", reference=_VIEWS, cpu=_CPU_VIEWS),
     "view_attention": _row("view_attention", reference=_VIEWS, cpu=_CPU_VIEWS),
+    "feed_forward": _row(
+        "feed_forward",
+        reference=_VIEWS,
+        cpu="nerfstudio_ext.kernels.cpu_tokens",
+        cpu_no_gradient_in=("x", "gain", "offset", "first", "first_bias", "second", "second_bias"),
+    ),
 }
 """Every operation on every back end."""
 

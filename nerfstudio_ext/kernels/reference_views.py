@@ -1,4 +1,4 @@
-"""The operations on source views in plain torch; contracts in `views`."""
+"""The operations on source views and tokens in plain torch; contracts in `views` and `tokens`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ def view_attention(
     if dropout > 0:
         probability = probability * kept(probability, dropout, seed)
     return ((hidden @ w.value + place @ w.place_value + w.value_bias) * probability).sum(2)
+
+
+def feed_forward(
+    x: Tensor, gain: Tensor, offset: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor,
+    eps: float,
+) -> Tensor:  # fmt: skip
+    """See `kernels.feed_forward`."""
+    hidden = torch.relu(functional.layer_norm(x, x.shape[1:], gain, offset, eps) @ first + first_bias)
+    return x + hidden @ second + second_bias
 
 
 def kept(like: Tensor, dropout: float, seed: int) -> Tensor:

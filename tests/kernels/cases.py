@@ -306,6 +306,24 @@ def _view_maximum(n: int, generator: torch.Generator) -> Case:
     return Case("view_maximum", kept, view_cases.maximum, ("maps", *view_cases.FIRST, "weight"))
 
 
+def _feed_forward(n: int, generator: torch.Generator) -> Case:
+    shapes = {
+        "x": (2 * n + 16, 32), "gain": (32,), "offset": (32,), "first": (32, 48), "first_bias": (48,),
+        "second": (48, 32), "second_bias": (32,),
+    }  # fmt: skip
+    tensors = {name: torch.randn(shape, generator=generator) / shape[0] ** 0.25 for name, shape in shapes.items()}
+    t = {name: tensor.double() for name, tensor in tensors.items()}
+    normed = torch.nn.functional.layer_norm(t["x"], (32,), t["gain"], t["offset"], 1e-6)
+    # As for `mlp`: a hidden value within rounding of 0 proves nothing.
+    is_clear = (normed @ t["first"] + t["first_bias"]).abs().amin(-1) > 1e-4
+    tensors["x"] = tensors["x"][is_clear][: -(-n // 16)]  # sums of random gradients over more cancel to rounding
+
+    def run(t: Mapping[str, Tensor], backend: str) -> Tensors:
+        return {"tokens": kernels.feed_forward(*(t[name] for name in shapes), 1e-6, backend=backend)}
+
+    return Case("feed_forward", tensors, run, tuple(shapes))
+
+
 CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "hash_encode": _hash_encode,
     "sh_encode": _sh_encode,
@@ -318,6 +336,7 @@ CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "occ_refresh": _occ_refresh,
     "occ_pack": _occ_pack,
     "occ_select": _occ_select,
+    "feed_forward": _feed_forward,
     "view_attention": _view_attention,
     "view_maximum": _view_maximum,
 }

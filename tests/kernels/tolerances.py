@@ -75,6 +75,11 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("disturbed_loss", "loss"): Tolerance(1e-5, _CHAIN),
     ("disturbed_loss", "gradients"): Tolerance(1e-4, _CHAIN + "; in positions, the rounding of the cell's fractions"),
     ("render_field", "rgb"): Tolerance(2e-3, _RENDER),
+    ("feed_forward", "tokens"): Tolerance(2e-5, _DOT),
+    **{
+        ("feed_forward", f"grad {name}"): Tolerance(5e-5, _DOT + "; sums over up to 257 tokens")
+        for name in ("x", "gain", "offset", "first", "first_bias", "second", "second_bias")
+    },
     ("view_attention", "attended"): Tolerance(3e-5, _LOOK),
     ("view_attention", "dropped"): Tolerance(3e-5, _LOOK),
     **{("view_attention", f"grad {name}"): Tolerance(1e-4, _LOOK_BACK) for name in _LOOK_INPUTS},
