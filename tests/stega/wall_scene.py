@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,8 +83,3 @@ def wall_rgb(camera: Camera) -> Tensor:
 def wall_run(meta: SceneMeta, path: Path) -> OpenedRun:
     """The wall as if it had been trained."""
     return OpenedRun(path, RunConfig(CONFIG), meta, Wall(), 1)  # type: ignore[arg-type]
-
-
-def quantised(picture: Tensor) -> np.ndarray:
-    """8-bit pixels."""
-    return (picture * 255).round().to(torch.uint8).numpy()
