@@ -35,10 +35,11 @@ from tests.stega.wall_scene import wall_meta, wall_run
 
 SIZE, PSNR, SECRET = 96, 34.0, "owner"
 SETTINGS = SceneMarking(
-    EmbedSettings(steps=70, views_per_step=1, strength=0.3), Fidelity(PSNR, PSNR - 2), size=SIZE, photo_views=6,
+    EmbedSettings(steps=50, views_per_step=1, strength=0.3), Fidelity(PSNR, PSNR - 2), size=SIZE, photo_views=6,
     other_views=2, bands=1, log2_table=12,
 )  # fmt: skip
 Capture = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.slow  # the training that they share
 
 
 class Losses(SilentProgress):
@@ -173,7 +174,7 @@ def test_the_child_is_a_run_with_its_decoder(case: Case) -> None:
     folder = case.child.path
     mark = json.loads((folder / "mark.json").read_text())
     assert mark["schema"] == 1 and mark["kind"] == "image" and mark["parent"] == str(case.parent.path)
-    assert case.child.decoder == folder / "decoder.safetensors" and case.child.decoder.stat().st_size < 3e6
+    assert case.child.decoder == folder / "decoder.safetensors" and case.child.decoder.stat().st_size < 4e6
     config = json.loads((folder / "config.json").read_text())
     assert config["method"]["name"] == "marked"
     marked = OpenedRun(folder, case.parent.config, case.parent.meta, case.child.marking.method, 1)

@@ -47,7 +47,7 @@ def test_any_size_gives_one_shape(kind: str, shape: tuple[int, ...]) -> None:
 
 def test_it_is_compact_and_reading_is_nearly_independent_of_size(decoder: PictureDecoder, tmp_path: Path) -> None:
     save_decoder(decoder, tmp_path / "d", {})
-    assert (tmp_path / "d").stat().st_size < 3e6
+    assert (tmp_path / "d").stat().st_size < 4e6
     smooth = as_batch(sample_picture(256, 256))
     half = torch.nn.functional.avg_pool2d(smooth, 2)
     with torch.no_grad():

@@ -28,6 +28,9 @@ _SHOWN, _BLACK, _TOLD_APART = 0.5, 0.5, 0.3
 _PAIRED, _PAIR_GAIN = 1.0, 2.0
 """Weight of the added loss, and how steep it is: at 8 it was content with a difference of 0.8."""
 _RATE, _LAST_RATE = 2e-3, 1e-4
+_MAPS_RATE = 10.0
+"""Times the rate, for the maps of places: each value is one place's. At the common rate a photo had come to an SSIM of
+0.75 after 180 steps on a flat wall, with this one to 0.90."""
 _WARM_UP = 0.1
 """Share of the steps over which the decoder's rate grows: the scene first finds a direction in which the random
 network is sensitive; chasing a network that learns at full rate it found none."""
@@ -58,7 +61,10 @@ class HiddenPicture:
         self.decoder, self.target, self.bfloat16 = decoder.train(), target, bfloat16
         self.generator = torch.Generator().manual_seed(seed)
         self.foreign = procedural_pictures(_FOREIGN, WORKING_SIDE, self.generator).half()
-        self.optimizer = torch.optim.AdamW(decoder.parameters(), lr=_RATE, weight_decay=1e-4)
+        maps = [parameter for name, parameter in decoder.named_parameters() if name.endswith(".maps")]
+        others = [parameter for name, parameter in decoder.named_parameters() if not name.endswith(".maps")]
+        groups = [{"params": others, "scale": 1.0}, {"params": maps, "scale": _MAPS_RATE, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=_RATE, weight_decay=1e-4)
 
     def loss(self, pictures: Float[Tensor, "2 3 H W"], index: int) -> tuple[Tensor, float]:
         """Loss of one marked and one unmarked view, and the share that the classifier has right.
@@ -80,7 +86,8 @@ class HiddenPicture:
     def finish_step(self, progress: float) -> None:
         """One step of the decoder; the rate falls linearly."""
         for group in self.optimizer.param_groups:
-            group["lr"] = (_RATE + (_LAST_RATE - _RATE) * progress) * min(1.0, progress / _WARM_UP + 0.01)
+            rate = (_RATE + (_LAST_RATE - _RATE) * progress) * min(1.0, progress / _WARM_UP + 0.01)
+            group["lr"] = group["scale"] * rate
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
