@@ -95,8 +95,9 @@ class HiddenPicture:
 
 @torch.no_grad()
 def learn_null(
-    decoder: PictureDecoder, views: Sequence[SceneView], background: Float[Tensor, "3"], generator: torch.Generator
-) -> None:
+    decoder: PictureDecoder, views: Sequence[SceneView], background: Float[Tensor, "3"], generator: torch.Generator,
+    *, strength: float = 1.0,
+) -> None:  # fmt: skip
     """Show the decoder unmarked pictures, half of them of its scene, after random attacks; keep what it says to them.
 
     Args:
@@ -104,6 +105,7 @@ def learn_null(
         views: Of the unmarked scene.
         background: Colour behind it.
         generator: Draws views, attacks and pictures of nothing.
+        strength: Of the attacks, 0 (none) to 1.
     """
     decoder.eval()
     logits: list[Tensor] = []
@@ -111,7 +113,7 @@ def learn_null(
         if start < N_NULL // 2:
             picked = torch.randint(len(views), (_NULL_BATCH,), generator=generator).tolist()
             pictures = (views[index].unmarked(background).permute(2, 0, 1)[None] for index in picked)
-            batch = torch.cat([to_working_size(random_attacks(picture, 1.0, generator)) for picture in pictures])
+            batch = torch.cat([to_working_size(random_attacks(picture, strength, generator)) for picture in pictures])
         else:
             batch = procedural_pictures(_NULL_BATCH, WORKING_SIDE, generator)
         logits.append(decoder(batch)[1])

@@ -127,7 +127,7 @@ def hide_in_run(
     )  # fmt: skip
     progress.stage("learning what unmarked pictures look like")
     generator = torch.Generator().manual_seed(settings.seed + 2)
-    learn_null(decoder, used, torch.tensor(parent.meta.background), generator)
+    learn_null(decoder, used, torch.tensor(parent.meta.background), generator, strength=settings.embed.strength)
     check = check_hidden(parent, marking.method, decoder, hidden, settings, progress)
     path = write_child(parent, marking, output_dir, settings)
     notes = {**hidden.notes, "payload_sha256": hidden.digest, "seal": seal(key, decoder, hidden.digest)}
