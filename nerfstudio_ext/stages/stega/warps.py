@@ -75,9 +75,7 @@ def random_perspectives(
     return matrices
 
 
-def warp(
-    pictures: Pictures, matrices: Float[Tensor, "B 3 3"], *, padding: str = "border"
-) -> Pictures:
+def warp(pictures: Pictures, matrices: Float[Tensor, "B 3 3"], *, padding: str = "border") -> Pictures:
     """Look up each pixel where its homography points.
 
     Args:
