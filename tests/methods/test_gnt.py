@@ -58,6 +58,7 @@ def steps(gnt: Gnt, scene: Scene, n: int) -> list[float]:
     return errors
 
 
+@pytest.mark.slow
 def test_it_learns():
     gnt, scene = make_gnt(dataclasses.replace(TINY, lr=3e-3, lr_features=3e-3, dropout=0.0))
     errors = steps(gnt, scene, 60)

@@ -35,6 +35,7 @@ def _one_thread() -> Iterator[None]:
     kernels.set_threads(threads)
 
 
+@pytest.mark.slow
 def test_resuming_is_bit_equal(tmp_path: Path):
     whole = train_gnt(TINY, tmp_path / "whole").state_dict()
     # A stop after three of the six steps, at the rates of six.
@@ -58,6 +59,7 @@ def test_resuming_is_bit_equal(tmp_path: Path):
         train_gnt(dataclasses.replace(TINY, depth=1), tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_a_mean_colour():
     config = dataclasses.replace(TINY, n_rays=64, n_samples=16)
     generator = torch.Generator().manual_seed(0)
