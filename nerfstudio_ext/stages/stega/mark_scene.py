@@ -105,7 +105,7 @@ def mark_scene(
         settings: How.
         progress: Told about every stage.
     Raises:
-        UserError: if the cameras see next to nothing, or the scene is too plain for so many bits.
+        UserError: if the cameras see next to nothing.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     background = torch.tensor(meta.background)

@@ -112,8 +112,8 @@ def mark_run(
         decoder: Private extractor to write for; a copy goes into the child. None for the public one.
         progress: Told about every stage.
     Raises:
-        UserError: if the parent is marked already, the message does not fit, owners are too similar, or the scene is
-            too plain.
+        UserError: if the parent is marked already, the message does not fit, owners are too similar, or the cameras
+            see next to nothing. Whether the scene is too plain only the check of the result says.
         TrainingFailed: if the child cannot be written.
     """
     if isinstance(parent.method, Marked):
