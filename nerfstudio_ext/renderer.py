@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .camera_paths.path import CropBox
 from .cameras import Camera
 from .rays import RayOutputs, Rays
 
@@ -81,8 +82,17 @@ def rays_at_a_time(n: int) -> Callable[[_Function], _Function]:
     return mark
 
 
+@runtime_checkable
+class CanCrop(Protocol):
+    """A renderer that can leave out everything outside a box."""
+
+    def cropped(self, box: CropBox) -> Renderer:
+        """The same scene inside the box only, on the box's background colour."""
+
+
+@runtime_checkable
 class HasDensity(Protocol):
-    """What mesh and point export need beyond a `Renderer`."""
+    """What mesh export needs beyond a `Renderer`."""
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density per scene unit at world positions."""
@@ -124,6 +134,10 @@ class RayRenderer:
                 outputs.append(self.render_rays(rays[start : start + self.chunk]))
             return self._frame(camera, outputs)
 
+    def cropped(self, box: CropBox) -> RayRenderer:
+        """The same scene inside the box only; see `CanCrop.cropped`."""
+        return RayRenderer(crop_rays(self.render_rays, box), box.background, self.chunk, self.version, self.device)
+
     def _frame(self, camera: Camera, outputs: list[RayOutputs]) -> Frame:
         shape = (camera.height, camera.width)
         rgb = torch.cat([o.rgb for o in outputs])
@@ -140,3 +154,46 @@ class RayRenderer:
             alpha=None if alpha is None else alpha.clamp(0, 1).reshape(shape).cpu(),
             version=self.version,
         )
+
+
+def crop_rays(render_rays: RenderRays, box: CropBox) -> RenderRays:
+    """A function that sees only what lies inside an oriented box.
+
+    Rays are cut to the box before they are evaluated. A method without opacity always returns some colour: its rays
+    are evaluated whole, and count as opaque where they end inside the box.
+    """
+    has_opacity = True
+
+    def render(rays: Rays) -> RayOutputs:
+        nonlocal has_opacity
+        cut = clip_to_box(rays, box)
+        n, seen = len(rays), (cut.t_min < cut.t_max).nonzero()[:, 0]
+        rgb, depth, alpha = (rays.rays_o.new_zeros(shape) for shape in ((n, 3), (n,), (n,)))
+        if len(seen) == 0:
+            return RayOutputs(rgb, depth, alpha)
+        inside = cut[seen]
+        found = render_rays(inside) if has_opacity else None
+        if found is None or found.alpha is None:
+            has_opacity = False
+            found = render_rays(rays[seen])
+            ends_inside = (found.depth >= inside.t_min) & (found.depth <= inside.t_max)
+            opacity = ends_inside.to(found.rgb.dtype)
+            found = RayOutputs(found.rgb * opacity[:, None], found.depth * opacity, opacity)
+        assert found.alpha is not None
+        rgb[seen], depth[seen], alpha[seen] = found.rgb, found.depth, found.alpha
+        return RayOutputs(rgb, depth, alpha)
+
+    return render
+
+
+def clip_to_box(rays: Rays, box: CropBox) -> Rays:
+    """The rays on the part of their interval that lies inside an oriented box; `t_min >= t_max` where none does."""
+    axes = box.rotation.to(rays.rays_o)
+    origins = (rays.rays_o - box.center.to(rays.rays_o)) @ axes
+    directions = rays.rays_d @ axes
+    half = box.size.to(rays.rays_o) / 2
+    # Parallel to a face: a tiny slope sends its two crossings to opposite infinities when the ray runs inside.
+    slopes = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
+    near, far = (-half * slopes.sign() - origins) / slopes, (half * slopes.sign() - origins) / slopes
+    t_min = torch.maximum(rays.t_min, near.amax(1))
+    return Rays(rays.rays_o, rays.rays_d, t_min, torch.minimum(rays.t_max, far.amin(1)))

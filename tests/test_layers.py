@@ -15,7 +15,7 @@ PACKAGE = ROOT / "nerfstudio_ext"
 LAYERS = {
     "errors": 0,
     "cameras": 1, "lenses": 1, "rays": 1, "progress": 1, "strict_json": 1,
-    "camera_paths": 1, "metrics": 1, "colormaps": 1,
+    "camera_paths": 1, "metrics": 1, "colormaps": 1, "normals": 1,
     "kernels": 2,
     "fields": 3, "renderer": 3, "scenes": 3,
     "methods": 4,
@@ -25,7 +25,7 @@ LAYERS = {
 }  # fmt: skip
 NEIGHBOURS = {
     ("cameras", "lenses"), ("cameras", "rays"), ("camera_paths", "cameras"), ("camera_paths", "lenses"),
-    ("camera_paths", "strict_json"),
+    ("camera_paths", "strict_json"), ("normals", "cameras"),
     ("stages", "training"), ("viewer", "exporters"), ("cli", "bench"), ("__main__", "cli"),
 }  # fmt: skip
 """Imports inside one layer that are wanted; every other module of the same layer is out of reach."""
