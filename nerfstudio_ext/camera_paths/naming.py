@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
@@ -26,6 +26,6 @@ def file_stems(names: Sequence[str]) -> list[str]:
     return [f"{i + 1:05d}_{stem}" for i, stem in enumerate(safe)]
 
 
-def numbered_stems(n: int) -> list[str]:
-    """`frame_00001` and so on."""
-    return [f"frame_{i + 1:05d}" for i in range(n)]
+def numbered_stems(numbers: Iterable[int]) -> list[str]:
+    """`frame_00001` for the number 0, and so on."""
+    return [f"frame_{i + 1:05d}" for i in numbers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,10 @@ def write_film(frames: Sequence[Picture], target: Path) -> None:
     from ..exporters.video import encode_film
 
     with tempfile.TemporaryDirectory() as folder:
-        for number, frame in enumerate(frames, start=1):
-            Image.fromarray(frame).save(Path(folder) / f"frame_{number:05d}.png", compress_level=1)
-        encode_film(Path(folder), target, "mp4", FPS, FrameOptions())
+        files = [Path(folder) / f"frame_{number:05d}.png" for number in range(1, len(frames) + 1)]
+        for file, frame in zip(files, frames, strict=True):
+            Image.fromarray(frame).save(file, compress_level=1)
+        shutil.move(encode_film(files, target, "mp4", FPS, FrameOptions()), target)
 
 
 def reencode(frames: Sequence[Picture]) -> list[Picture]:

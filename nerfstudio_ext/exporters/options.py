@@ -14,7 +14,8 @@ from typing import Literal, get_args
 from ..camera_paths import CameraPath
 from ..errors import UserError
 
-OutputName = Literal["rgb", "depth", "alpha", "rgba"]
+OutputName = Literal["rgb", "depth", "normal", "alpha", "rgba"]
+DepthFormat = Literal["color", "png16", "npy", "exr"]
 Container = Literal["folder", "picture", "mp4", "gif", "webp"]
 CONTAINERS: dict[str, Container] = {
     ".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".png": "picture", ".jpg": "picture", ".jpeg": "picture",
@@ -22,7 +23,9 @@ CONTAINERS: dict[str, Container] = {
 LARGEST_SIDE: dict[Container, int] = {"mp4": 8192, "webp": 16_383}
 MAX_GIF_FPS = 50.0
 """Players slow a GIF of more down to 10 frames per second."""
-BYTES_PER_PIXEL = {"png": 1.0, "jpeg": 0.3, "png16": 1.0, "npy": 4.0}
+RAW_FORMATS = frozenset({"png16", "npy", "exr"})
+MAX_SAMPLES = 16
+BYTES_PER_PIXEL = {"png": 1.0, "jpeg": 0.3, "png16": 1.0, "npy": 4.0, "exr": 1.0}
 """Low guesses: a full disk found only half way is better than a wrong refusal."""
 
 
@@ -31,15 +34,20 @@ class FrameOptions:
     """Settings of `write_frames`.
 
     Attributes:
-        outputs: What to write: rgb (over the background), depth, alpha, rgba (straight colour with opacity). Of
-            several, the first takes the given name and the others `name_depth.mp4`; in a folder each gets a subfolder.
+        outputs: What to write: rgb (over the background), depth, normal (of surfaces, source frame), alpha, rgba
+            (straight colour with opacity). Of several, the first takes the given name and the others
+            `name_depth.mp4`; in a folder each gets a subfolder.
         image_format: File format of pictures in a folder.
         jpeg_quality: 1..100.
         video_crf: H.264 quality, 0 (lossless) to 51; 18 is hard to tell from the frames.
         webp_quality: 1..100.
-        depth_format: `color`, `png16` (16-bit whole numbers, unit in the side file) or `npy` (float32).
+        depth_format: `color`, `png16` (16-bit whole numbers, unit in the side file), `npy` or `exr` (float32).
         depth_along: Depth as length along the `ray` or along the camera's `z` axis; colours always show the former.
         depth_range: (near, far) of the colour scale in source units; None fits it to the whole path.
+        samples: Rays per pixel along each axis; n gives n x n of them and edges without steps.
+        frames: (first, last) frame of the path to render, counted from 1; None takes all.
+        shard: (i, n): render every n-th frame from the i-th, i from 1. Processes that take one shard each fill the
+            same folder; a film is encoded by a last call without a shard.
         overwrite: Replace what an earlier export left under the same name.
     """
 
@@ -48,13 +56,16 @@ class FrameOptions:
     jpeg_quality: int = 95
     video_crf: int = 18
     webp_quality: int = 85
-    depth_format: Literal["color", "png16", "npy"] = "color"
+    depth_format: DepthFormat = "color"
     depth_along: Literal["ray", "z"] = "ray"
     depth_range: tuple[float, float] | None = None
+    samples: int = 1
+    frames: tuple[int, int] | None = None
+    shard: tuple[int, int] | None = None
     overwrite: bool = False
 
     def file_format(self, output: OutputName, container: Container) -> str:
-        """`png`, `jpeg`, `png16` or `npy`: how one frame of an output is stored. Films are made of PNG frames."""
+        """Format of one frame of an output: `png`, `jpeg`, `png16`, `npy` or `exr`; films are made of PNG frames."""
         if output == "depth" and self.depth_format != "color":
             return self.depth_format
         return self.image_format if container in ("folder", "picture") else "png"
@@ -86,11 +97,12 @@ def check_request(path: CameraPath, output: Path, options: FrameOptions, contain
     unknown = [name for name in options.outputs if name not in get_args(OutputName)]
     if unknown or not options.outputs or len(set(options.outputs)) != len(options.outputs):
         found = ", ".join(options.outputs) or "nothing"
-        raise UserError(f"outputs are '{found}'", fix="Choose from rgb, depth, alpha, rgba, each once")
+        raise UserError(f"outputs are '{found}'", fix="Choose from rgb, depth, normal, alpha, rgba, each once")
     for name, value, low, high in (
         ("jpeg_quality", options.jpeg_quality, 1, 100),
         ("video_crf", options.video_crf, 0, 51),
         ("webp_quality", options.webp_quality, 1, 100),
+        ("samples", options.samples, 1, MAX_SAMPLES),
     ):
         if not low <= value <= high:
             raise UserError(f"{name} is {value}", fix=f"Choose {low} to {high}")
@@ -102,10 +114,12 @@ def check_request(path: CameraPath, output: Path, options: FrameOptions, contain
     if formats.get("rgba") == "jpeg" or (container == "mp4" and "rgba" in formats):
         kind = "mp4" if container == "mp4" else "JPEG"
         raise UserError(f"{kind} holds no opacity", where="rgba", fix="Use .webp or a folder of PNG images")
-    raw = {"png16", "npy"} & set(formats.values())
+    raw = RAW_FORMATS & set(formats.values())
     if raw and container != "folder" and not (raw == {"png16"} and output.suffix.lower() == ".png"):
         raise UserError(f"raw depth does not fit into {output.suffix}", where="depth", fix="Write to a folder")
-    if container == "picture" and (len(path) > 1 or len(options.outputs) > 1):
+    _check_selection(path, options, container)
+    n_frames = len(path) if options.frames is None else options.frames[1] - options.frames[0] + 1
+    if container == "picture" and (n_frames > 1 or len(options.outputs) > 1):
         raise UserError("one picture file for several pictures", where=output, fix="Write to a folder")
     _check_film(path, output, container)
 
@@ -141,6 +155,20 @@ def film_names(output: Path, outputs: Sequence[OutputName]) -> dict[OutputName, 
     """The file of each output: the first takes the given name, the others add theirs."""
     others = {name: output.with_name(f"{output.stem}_{name}{output.suffix}") for name in outputs[1:]}
     return {outputs[0]: output, **others}
+
+
+def _check_selection(path: CameraPath, options: FrameOptions, container: Container) -> None:
+    n = len(path)
+    if options.frames is not None:
+        first, last = options.frames
+        if not 1 <= first <= last <= n:
+            raise UserError(f"frames {first} to {last} of {n}", fix=f"Choose first and last from 1 to {n}")
+    if options.shard is not None:
+        i, count = options.shard
+        if not 1 <= i <= count:
+            raise UserError(f"shard {i} of {count}", fix="Write it as i/n with i from 1 to n, such as 2/4")
+        if container == "picture":
+            raise UserError("one picture has no shards", fix="Leave the shard out")
 
 
 def _check_film(path: CameraPath, output: Path, container: Container) -> None:

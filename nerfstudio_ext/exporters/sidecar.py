@@ -9,8 +9,9 @@ from dataclasses import asdict
 import torch
 
 from .. import __version__
-from ..camera_paths import CameraPath, Similarity
+from ..camera_paths import CameraPath, CropBox, Similarity
 from ..cameras import Camera
+from .exr import CHANNEL
 from .options import FrameOptions
 from .pictures import DepthScale
 
@@ -47,7 +48,12 @@ def describe(
         "outputs": list(options.outputs),
         "axes": "camera to world, OpenCV axes (x right, y down, z forward), 3x4 row by row, pixel centres at +0.5",
         "source_to_training": _similarity(frame),
+        "samples_per_pixel": options.samples**2,
     }
+    if path.crop is not None:
+        document["crop"] = _crop(path.crop)
+    if "normal" in options.outputs:
+        document["normal"] = _normal(frame)
     if depth is not None:
         document["depth"] = _depth(options, depth, frame)
     document["cameras"] = [_camera(c, stem, frame) for c, stem in zip(path.cameras, stems, strict=True)]
@@ -63,9 +69,15 @@ def settings_hash(
     content_id: str,
     container: str,
 ) -> str:
-    """SHA-256 of everything that decides the pixels of an export; the frame rate and `overwrite` do not."""
+    """SHA-256 of everything that decides the pixels of an export.
+
+    The frame rate and `overwrite` do not, nor does the part of the path that a call renders.
+    """
     settings = asdict(options) | {
         "overwrite": None,
+        "shard": None,
+        "frames": None,
+        "crop": _crop(path.crop),
         "video_crf": None,
         "webp_quality": None,
         "schema": SCHEMA,
@@ -105,7 +117,29 @@ def _depth(options: FrameOptions, depth: DepthScale, frame: Similarity | None) -
     entry["measured"] = "along the ray" if options.depth_along == "ray" else "along the camera's z axis"
     if options.depth_format == "png16":
         return entry | {"unit_scale_factor": depth.png16_unit, "empty": 0, "largest": 65_535 * depth.png16_unit}
+    if options.depth_format == "exr":
+        entry["channel"] = CHANNEL
     return entry | {"dtype": "float32", "empty": "inf"}
+
+
+def _normal(frame: Similarity | None) -> dict[str, object]:
+    return {
+        "frame": "source" if frame is not None else "training",
+        "coding": "(x, y, z) from -1..1 to red, green, blue from 0..255; black is empty",
+        "from": "rendered depth",
+    }
+
+
+def _crop(crop: CropBox | None) -> dict[str, object] | None:
+    if crop is None:
+        return None
+    return {
+        "frame": "training",
+        "center": crop.center.tolist(),
+        "size": crop.size.tolist(),
+        "rotation": crop.rotation.tolist(),
+        "background": list(crop.background),
+    }
 
 
 def _camera(camera: Camera, stem: str, frame: Similarity | None) -> dict[str, object]:

@@ -40,7 +40,7 @@ def survey(
         seen = renderer.render(small, cancel=cancel)
         if seen.alpha is None and {"alpha", "rgba"} & set(options.outputs):
             wanted = "alpha" if "alpha" in options.outputs else "rgba"
-            raise UserError("this method has no opacity", where=wanted, fix="Choose rgb or depth")
+            raise UserError("this method has no opacity", where=wanted, fix="Choose rgb, depth or normal")
         depths.append(seen.depth)
     if "depth" not in options.outputs:
         return None

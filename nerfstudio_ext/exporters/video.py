@@ -6,11 +6,13 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
 from ..renderer import CancelToken
 from .options import Container, FrameOptions
+from .spherical import mark_spherical
 
 POLL_S = 0.05
 
@@ -32,56 +34,70 @@ def ffmpeg_program() -> str:
 
 
 def encode_film(
-    frames: Path,
+    frames: Sequence[Path],
     target: Path,
     container: Container,
     fps: float,
     options: FrameOptions,
     *,
+    is_panorama: bool = False,
     cancel: CancelToken | None = None,
-) -> None:
-    """Encode `frames`/frame_00001.png, .. into one file that appears only when complete.
+) -> Path:
+    """Encode frames into one file beside them, for the caller to move to its final name.
 
     Args:
-        frames: Folder of the frames; also takes the unfinished film.
-        target: The film; an existing one is replaced.
+        frames: `frame_00001.png` and so on, without gaps, in one folder, which also takes the unfinished film.
+        target: Name of the film, for messages.
         container: mp4, gif or webp.
         fps: Frames per second.
         options: Qualities.
+        is_panorama: Describe an mp4 as equirectangular.
         cancel: Stops the encoder.
+    Returns:
+        The complete film.
     Raises:
         UserError: if the encoder fails; the frames stay.
         Cancelled: when `cancel` was set.
     """
-    partial = frames / f"film.{container}"
-    source = ["-framerate", f"{fps:.6f}", "-start_number", "1", "-i", "frame_%05d.png"]
+    # An encoder outlives the process that started it when that is killed: each has a file of its own.
+    folder, partial = frames[0].parent, frames[0].parent / f"film-{os.getpid()}.{container}"
+    start = str(int(frames[0].stem.rpartition("_")[2]))
+    source = ["-framerate", f"{fps:.6f}", "-start_number", start, "-i", "frame_%05d.png"]
+    is_complete = False
     try:
         if container == "gif":
             # One palette for the whole film: per-frame palettes flicker.
             palette = "palettegen=reserve_transparent=1:stats_mode=full"
-            _run([*source, "-vf", palette, "-frames:v", "1", "-update", "1", "palette.png"], frames, cancel)
+            _run([*source, "-vf", palette, "-frames:v", "1", "-update", "1", "palette.png"], folder, cancel)
             use = "[0:v][1:v]paletteuse=dither=sierra2_4a:diff_mode=rectangle"
-            _run([*source, "-i", "palette.png", "-lavfi", use, "-loop", "0", partial.name], frames, cancel)
+            _run([*source, "-i", "palette.png", "-lavfi", use, "-loop", "0", partial.name], folder, cancel)
         elif container == "webp":
             quality = ["-c:v", "libwebp_anim", "-pix_fmt", "bgra", "-quality", str(options.webp_quality)]
-            _run([*source, *quality, "-loop", "0", partial.name], frames, cancel)
+            _run([*source, *quality, "-loop", "0", partial.name], folder, cancel)
         else:
-            _run([*source, *_h264(options), partial.name], frames, cancel)
-        os.replace(partial, target)
+            _run([*source, *_h264(options), partial.name], folder, cancel)
+            if is_panorama:
+                described = partial.with_name(f"film-360-{os.getpid()}.mp4")
+                mark_spherical(partial, described)
+                os.replace(described, partial)
+        is_complete = True
     except OSError as error:
         raise _failure(target, str(error.strerror)) from error
     except _EncoderFailed as error:
         raise _failure(target, str(error)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if not is_complete:
+            partial.unlink(missing_ok=True)
+    return partial
 
 
 def _h264(options: FrameOptions) -> list[str]:
     # Tagged and converted as BT.709: untagged files are guessed by size, and colours shift between players.
     matrix = "scale=out_color_matrix=bt709:out_range=tv"
     tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", str(options.video_crf), "-pix_fmt", "yuv420p"]
-    return ["-vf", matrix, *codec, *tags, "-movflags", "+faststart"]
+    # The number of threads decides where the encoder may look ahead: fixed, every machine writes the same film.
+    codec = ["-c:v", "libx264", "-preset", "medium", "-threads", "4", "-crf", str(options.video_crf)]
+    return ["-vf", matrix, *codec, "-pix_fmt", "yuv420p", *tags, "-movflags", "+faststart"]
 
 
 class _EncoderFailed(Exception):
