@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +27,12 @@ _HEAT = (
     (252, 255, 164),
 )
 """Black over purple and orange to pale yellow, brightness rising throughout: more is brighter."""
+_GREY = ((0, 0, 0), (255, 255, 255))
+_TEAL = ((13, 8, 58), (26, 62, 112), (24, 118, 128), (68, 170, 110), (172, 209, 78), (253, 240, 150))
+"""Dark blue over teal to pale yellow, brightness rising throughout; safe for people who do not tell red from green."""
+ColormapName = Literal["rainbow", "heat", "teal", "grey"]
+COLORMAPS: tuple[ColormapName, ...] = get_args(ColormapName)
+_BY_NAME = {"rainbow": _RAINBOW, "heat": _HEAT, "teal": _TEAL, "grey": _GREY}
 MAX_ERROR_SHOWN = 0.25
 """Error at which the error scale ends, as a share of the full colour range; fixed so that maps can be compared."""
 
@@ -47,6 +54,16 @@ def color_depth(
     rgb = _lookup(_RAINBOW, share)
     visible = depth.isfinite().to(rgb.dtype)
     return rgb * (visible if alpha is None else visible * alpha)[..., None]
+
+
+def color_values(share: Float[Tensor, "H W"], colormap: ColormapName = "rainbow") -> Float[Tensor, "H W 3"]:
+    """Shares 0..1 of a range as colours; what lies outside takes the colour of the nearer end.
+
+    Args:
+        share: 0 is the lower end, 1 the upper.
+        colormap: One of `COLORMAPS`.
+    """
+    return _lookup(_BY_NAME[colormap], share)
 
 
 def color_error(error: Float[Tensor, "H W"], largest: float = MAX_ERROR_SHOWN) -> Float[Tensor, "H W 3"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class Progress(Protocol):
@@ -62,3 +62,16 @@ class TrainStatus:
     rays_per_s: float
     state: str = "training"
     test_psnr: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Something a person asks of a running training.
+
+    Attributes:
+        kind: `reset` goes back to the beginning, `save` keeps a snapshot, `load` goes on from one.
+        step: Step of the snapshot to load; None takes the newest.
+    """
+
+    kind: Literal["reset", "save", "load"]
+    step: int | None = None

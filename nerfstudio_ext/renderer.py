@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -98,6 +98,26 @@ class HasDensity(Protocol):
         """Density per scene unit at world positions."""
 
 
+RayLayer = Callable[[Rays], Tensor]
+"""From R rays to one number each, [R]: what a method can show beside its pictures."""
+
+
+@runtime_checkable
+class HasLayers(Protocol):
+    """A renderer, or a method, that can show numbers along its rays: what they cost, what they meet."""
+
+    def layers(self) -> Mapping[str, RayLayer]:
+        """The layers by name; they stay valid while training goes on."""
+
+
+@runtime_checkable
+class HasBackdrop(Protocol):
+    """A renderer that can put another colour behind the scene."""
+
+    def on_background(self, background: tuple[float, float, float]) -> Renderer:
+        """The same scene before another colour, 0..1."""
+
+
 class RayRenderer:
     """A `Renderer` over any function from rays to outputs, in chunks, cancellable between chunks.
 
@@ -107,6 +127,7 @@ class RayRenderer:
         chunk: Rays per call; about 10 ms of work keeps a viewer responsive. None takes what `rays_at_a_time` says.
         version: Version of the weights behind `render_rays`.
         device: Where the rays go.
+        layers: What else can be shown, by name.
     """
 
     def __init__(
@@ -116,12 +137,33 @@ class RayRenderer:
         chunk: int | None = None,
         version: int = 0,
         device: torch.device | str = "cpu",
+        layers: Mapping[str, RayLayer] | None = None,
     ) -> None:
         self.render_rays = render_rays
         self.background = background
         self.chunk: int = chunk if chunk is not None else getattr(render_rays, "rays_at_a_time", DEFAULT_CHUNK)
         self.version = version
         self.device = torch.device(device)
+        self._layers = dict(layers or {})
+
+    def layers(self) -> Mapping[str, RayLayer]:
+        """The layers by name."""
+        return self._layers
+
+    def render_layer(self, name: str, camera: Camera, *, cancel: CancelToken | None = None) -> Float[Tensor, "H W"]:
+        """One number per pixel; see `layers`."""
+        values = []
+        with torch.no_grad():
+            rays = camera.rays().to(self.device)
+            for start in range(0, len(rays), self.chunk):
+                if cancel is not None:
+                    cancel.check()
+                values.append(self._layers[name](rays[start : start + self.chunk]))
+        return torch.cat(values).reshape(camera.height, camera.width).cpu()
+
+    def on_background(self, background: tuple[float, float, float]) -> RayRenderer:
+        """The same scene before another colour."""
+        return RayRenderer(self.render_rays, background, self.chunk, self.version, self.device, self._layers)
 
     def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
         """Render one picture; see `Renderer.render`."""
@@ -136,7 +178,9 @@ class RayRenderer:
 
     def cropped(self, box: CropBox) -> RayRenderer:
         """The same scene inside the box only; see `CanCrop.cropped`."""
-        return RayRenderer(crop_rays(self.render_rays, box), box.background, self.chunk, self.version, self.device)
+        layers = {name: _clipped_layer(layer, box) for name, layer in self._layers.items()}
+        render_rays = crop_rays(self.render_rays, box)
+        return RayRenderer(render_rays, box.background, self.chunk, self.version, self.device, layers)
 
     def _frame(self, camera: Camera, outputs: list[RayOutputs]) -> Frame:
         shape = (camera.height, camera.width)
@@ -154,6 +198,10 @@ class RayRenderer:
             alpha=None if alpha is None else alpha.clamp(0, 1).reshape(shape).cpu(),
             version=self.version,
         )
+
+
+def _clipped_layer(layer: RayLayer, box: CropBox) -> RayLayer:
+    return lambda rays: layer(clip_to_box(rays, box))
 
 
 def crop_rays(render_rays: RenderRays, box: CropBox) -> RenderRays:

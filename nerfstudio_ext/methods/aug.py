@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..rays import RayOutputs, Rays
+from ..renderer import RayLayer
 from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .aug_balls import Ball, Deltas, ascend, random_start, weight_disturbance
@@ -111,6 +112,10 @@ class Aug(nn.Module):
     def snapshot(self) -> Callable[[Rays], RayOutputs]:
         """`render_rays` over a copy of the weights."""
         return self.scene.snapshot()
+
+    def layers(self) -> Mapping[str, RayLayer]:
+        """Those of the scene beneath; a coordinate network has none."""
+        return self.scene.layers() if isinstance(self.scene, HashScene) else {}
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density per scene unit at world positions."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..kernels import Disturbance, DisturbedLoss, FieldTensors, Pass, SeenSamples, View
 from ..rays import RayOutputs, Rays
+from ..renderer import RayLayer
 from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .aug_balls import Deltas
@@ -124,6 +125,10 @@ class HashScene(nn.Module):
     def snapshot(self) -> Callable[[Rays], RayOutputs]:
         """`render_rays` over a copy of the weights."""
         return self.ngp.snapshot()
+
+    def layers(self) -> Mapping[str, RayLayer]:
+        """What marching does; see `Ngp.layers`."""
+        return self.ngp.layers()
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density per scene unit at world positions."""

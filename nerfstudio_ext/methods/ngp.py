@@ -15,7 +15,8 @@ from .. import kernels
 from ..fields.hash_field import HashField
 from ..fields.occupancy import OccupancyGrid
 from ..kernels import GridLayout, Marching, StepOptions
-from ..rays import RayOutputs, Rays
+from ..rays import RayOutputs, Rays, Samples
+from ..renderer import RayLayer
 from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .protocol import ParamGroup
@@ -174,6 +175,21 @@ class Ngp(nn.Module):
         field = dataclasses.replace(live, **{name: getattr(live, name).detach().clone() for name in names})
         occupancy = kernels.Occupancy(self.occupancy.bits.clone(), self.occupancy.grid_size)
         return lambda rays: _render(field, occupancy, self.marching, self.clipped(rays))
+
+    def layers(self) -> Mapping[str, RayLayer]:
+        """What marching does: samples per ray, and how much of each ray lies in occupied cells (scene units)."""
+        bits, grid_size = self.occupancy.bits.clone(), self.occupancy.grid_size
+
+        def marched(rays: Rays) -> Samples:
+            rays = self.clipped(rays)
+            return kernels.march(rays, bits, grid_size, self.marching, torch.full_like(rays.t_min, 0.5))
+
+        def occupied(rays: Rays) -> Tensor:
+            samples = marched(rays)
+            lengths = samples.t_ends - samples.t_starts
+            return torch.zeros(len(rays)).index_add_(0, samples.ray_indices, lengths)
+
+        return {"sample cost": lambda rays: marched(rays).packed_info[:, 1].float(), "occupancy": occupied}
 
     def warm_up(self) -> None:
         """Compile or load the kernels of training, rendering and occupancy; changes no state."""

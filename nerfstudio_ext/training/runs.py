@@ -17,7 +17,7 @@ from .. import methods
 from ..errors import UserError
 from ..methods.config_json import changed_settings
 from ..methods.protocol import Method
-from ..renderer import RayRenderer
+from ..renderer import HasLayers, RayRenderer
 from ..scenes.model import SceneMeta
 from ..scenes.scene_json import read_scene_json, write_scene_json
 from ..strict_json import read_json
@@ -152,7 +152,10 @@ class OpenedRun:
     def renderer(self) -> RayRenderer:
         """The run seen through the one window of viewer and exporters."""
         device = next(iter(self.method.parameters())).device
-        return RayRenderer(self.method.render_rays, self.meta.background, version=self.step, device=device)
+        layers = self.method.layers() if isinstance(self.method, HasLayers) else None
+        return RayRenderer(
+            self.method.render_rays, self.meta.background, version=self.step, device=device, layers=layers
+        )
 
 
 def open_run(path: Path, *, checkpoint: int | None = None, device: torch.device | str = "cpu") -> OpenedRun:

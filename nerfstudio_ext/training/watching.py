@@ -10,7 +10,7 @@ from typing import Protocol
 from .. import kernels
 from ..methods.protocol import Method
 from ..progress import Progress, TrainStatus
-from ..renderer import RayRenderer, Renderer
+from ..renderer import HasLayers, RayRenderer, Renderer
 
 logger = logging.getLogger(__name__)
 _PUBLISH_S, _STATUS_S = 0.25, 0.25
@@ -112,6 +112,7 @@ class WatcherLink:
             self._background,
             version=status.step,
             device=next(iter(self._method.parameters())).device,
+            layers=self._method.layers() if isinstance(self._method, HasLayers) else None,
         )
         self._watcher.publish(snapshot, status)
         now = time.monotonic()
