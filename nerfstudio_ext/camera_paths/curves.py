@@ -28,6 +28,7 @@ class KeyCurve:
         log_focals: Log of the focal length, in any unit.
         is_loop: Whether the curve returns from the last key to the first.
         knots: Parameter of each key (and of the return to the first, if looping), ascending; None chooses as above.
+        tension: 0 is that curve, 1 the straight lines between the keys, and what lies between is a mixture of both.
     Two neighbouring keys must differ (see `distinct`), unless knots are given.
     """
 
@@ -39,7 +40,9 @@ class KeyCurve:
         *,
         is_loop: bool = False,
         knots: Float[np.ndarray, " M"] | None = None,
+        tension: float = 0.0,
     ) -> None:
+        self.tension = tension
         quaternions = aligned(quaternions_from_matrices(rotations))
         keys = (np.asarray(positions, float), quaternions, np.asarray(log_focals, float)[:, None])
         self.radian_weight = radian_weight(keys[0], keys[1])
@@ -59,11 +62,30 @@ class KeyCurve:
         t = [self._knots[segment + j] for j in range(4)]
         parts = []
         for keys, mix in zip(self._keys, (_lerp, _slerp, _lerp), strict=True):
-            parts.append(_pyramid([keys[segment + j] for j in range(4)], t, u, mix))
+            near = [keys[segment + j] for j in range(4)]
+            value = _pyramid(near, t, u, mix)
+            if self.tension > 0:
+                straight = mix(near[1], near[2], (u - t[1]) / (t[2] - t[1]))
+                value = mix(value, straight, np.full(len(u), self.tension))
+            parts.append(value)
         return parts[0], matrices_from_quaternions(parts[1]), parts[2][:, 0]
 
     def uniform(self, n: int, *, with_end: bool = True) -> Array:
         """`n` parameters at equal distances along the curve; `with_end` puts the last one at its end."""
+        u, length = self._lengths()
+        return np.interp(np.linspace(0, length[-1], n, endpoint=with_end), length, u)
+
+    def timed(self, key_times: Float[np.ndarray, " M"], times: Float[np.ndarray, " N"]) -> Array:
+        """Parameters at given times when each key has its own: no jerk at a key, never backwards.
+
+        The distance flown is a monotone cubic of time through (time, distance) of the keys (Fritsch and Carlson 1980).
+        """
+        u, length = self._lengths()
+        at_keys = np.interp(self.knots, u, length)
+        return np.interp(_monotone_cubic(np.asarray(key_times, float), at_keys, times), length, u)
+
+    def _lengths(self) -> tuple[Array, Array]:
+        """Parameters along the curve and the distance flown up to each."""
         u = np.concatenate(
             [
                 np.linspace(a, b, STEPS_PER_SEGMENT, endpoint=False)
@@ -73,8 +95,7 @@ class KeyCurve:
         )
         positions, rotations, _ = self.at(u)
         steps = _distances(positions, aligned(quaternions_from_matrices(rotations)), self.radian_weight)
-        length = np.concatenate([[0.0], np.cumsum(steps)])
-        return np.interp(np.linspace(0, length[-1], n, endpoint=with_end), length, u)
+        return u, np.concatenate([[0.0], np.cumsum(steps)])
 
 
 def distinct(positions: Float[np.ndarray, "K 3"], rotations: Float[np.ndarray, "K 3 3"]) -> list[int]:
@@ -129,6 +150,24 @@ def radian_weight(positions: Float[np.ndarray, "K 3"], q: Float[np.ndarray, "K 4
     moved = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
     turned = float(_angles(q).sum())
     return moved / turned if moved > 0 and turned > 1e-9 else 1.0
+
+
+def _monotone_cubic(x: Array, y: Array, at: Array) -> Array:
+    """Values of the monotone cubic through ascending points; slopes are limited harmonic means of the neighbours'."""
+    width, slope = np.diff(x), np.diff(y) / np.diff(x)
+    tangent = np.concatenate([slope[:1], np.zeros(len(slope) - 1), slope[-1:]])
+    if len(slope) > 1:
+        before, after = slope[:-1], slope[1:]
+        weight_before, weight_after = width[:-1] + 2 * width[1:], 2 * width[:-1] + width[1:]
+        positive = (before > 0) & (after > 0)
+        mean = (weight_before + weight_after) / (
+            weight_before / np.where(positive, before, 1.0) + weight_after / np.where(positive, after, 1.0)
+        )
+        tangent[1:-1] = np.where(positive, mean, 0.0)
+    i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(width) - 1)
+    t = np.clip((at - x[i]) / width[i], 0, 1)
+    ends = (1 + 2 * t) * (1 - t) ** 2 * y[i] + t * t * (3 - 2 * t) * y[i + 1]
+    return np.asarray(ends + width[i] * (t * (1 - t) ** 2 * tangent[i] - t * t * (1 - t) * tangent[i + 1]))
 
 
 def _angles(q: Array) -> Array:

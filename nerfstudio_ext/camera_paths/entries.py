@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -78,6 +79,19 @@ def rigid(c2w: Float[np.ndarray, "3 4"], where: str) -> Float[Tensor, "3 4"]:
     if np.abs(u @ vt - rotation / scale).max() > MAX_SKEW or not 1e-3 < scale < 1e3:
         raise UserError("the matrix is not a rotation", where=where, fix="Export the path again")
     return torch.from_numpy(np.concatenate([u @ vt, c2w[:, 3:]], 1))
+
+
+def rotation_zyx(roll: float, pitch: float, yaw: float) -> Float[Tensor, "3 3"]:
+    """Rz(yaw) Ry(pitch) Rx(roll), the order nerfstudio's crop box uses."""
+    (cr, sr), (cp, sp), (cy, sy) = ((math.cos(a), math.sin(a)) for a in (roll, pitch, yaw))
+    return torch.tensor(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ],
+        dtype=torch.float64,
+    )
 
 
 def _ends_well(m: Float[np.ndarray, "4 4"]) -> bool:

@@ -15,15 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..cameras import Camera, Cameras
 from ..errors import UserError
 from ..lenses import LENS_KINDS, N_LENS_PARAMS, Lens, LensKind
-from ..strict_json import as_number, as_numbers, as_text, read_json
+from ..strict_json import as_number, as_numbers, as_text, parse_json, read_json
 from .curves import KeyCurve
-from .entries import field, fov_deg, integer, items, pose
+from .entries import field, fov_deg, integer, items, pose, rotation_zyx
 from .generate import sample_curve
 from .ngp_file import DEFAULT_NGP_FRAME, NgpFrame, path_from_ngp
 from .path import CameraPath, CropBox, KeyView, Similarity, check_size, frame_count
@@ -61,9 +60,35 @@ def read_camera_path(
     """
     path = Path(path)
     document = read_json(path, max_bytes=MAX_FILE_BYTES)
+    return _path_from_any(document, frame, size, ngp_frame, path.name)
+
+
+def camera_path_from_bytes(
+    content: bytes,
+    frame: Similarity | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    ngp_frame: NgpFrame = DEFAULT_NGP_FRAME,
+    where: str = "camera path",
+) -> CameraPath:
+    """The content of a file that `read_camera_path` would read, such as an upload."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError("not a JSON file", where=where, fix="Give a camera_path.json") from error
+    return _path_from_any(parse_json(text, where=where), frame, size, ngp_frame, where)
+
+
+def _path_from_any(
+    document: Mapping[str, object],
+    frame: Similarity | None,
+    size: tuple[int, int] | None,
+    ngp_frame: NgpFrame,
+    where: str,
+) -> CameraPath:
     if "path" in document and "camera_path" not in document:
-        return path_from_ngp(document, frame, ngp_frame, size or DEFAULT_SIZE, where=path.name)
-    return camera_path_from_json(document, frame, size=size, where=path.name)
+        return path_from_ngp(document, frame, ngp_frame, size or DEFAULT_SIZE, where=where)
+    return camera_path_from_json(document, frame, size=size, where=where)
 
 
 def camera_path_from_json(
@@ -227,18 +252,5 @@ def _crop(value: object, where: str) -> CropBox:
     r, g, b = (min(max(as_number(field(color, c, place), f"{place}.{c}") / 255, 0.0), 1.0) for c in "rgb")
     f64 = torch.float64
     return CropBox(
-        torch.tensor(center, dtype=f64), torch.tensor(size, dtype=f64), _rotation_zyx(roll, pitch, yaw), (r, g, b)
-    )
-
-
-def _rotation_zyx(roll: float, pitch: float, yaw: float) -> Float[Tensor, "3 3"]:
-    """Rz(yaw) Ry(pitch) Rx(roll), the order nerfstudio's crop box uses."""
-    (cr, sr), (cp, sp), (cy, sy) = ((math.cos(a), math.sin(a)) for a in (roll, pitch, yaw))
-    return torch.tensor(
-        [
-            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-            [-sp, cp * sr, cp * cr],
-        ],
-        dtype=torch.float64,
+        torch.tensor(center, dtype=f64), torch.tensor(size, dtype=f64), rotation_zyx(roll, pitch, yaw), (r, g, b)
     )

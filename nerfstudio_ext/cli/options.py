@@ -61,4 +61,7 @@ class ViewerOptions:
     """Port of the viewer; when it is taken, the next free one."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Whoever reaches the page can steer training: open it in trusted networks only."""
+    """Address to listen on. 0.0.0.0 lets other machines in: whoever has the printed link, and nothing is encrypted."""
+
+    allow_host: tuple[str, ...] = ()
+    """Further names under which the page may be opened, behind a proxy of your own."""

@@ -74,7 +74,7 @@ class Session:
             self.out.box(title, self._rows(result, scores, report) | more)
             self.out.result(self._summary(result, scores))
             if self.viewer is not None and self.options.keep_viewer and result.exit_code == 0:
-                self.out.say(f"\nThe viewer stays open at {self.viewer.url}   (Ctrl+C ends)")
+                self.out.say(f"\nThe viewer stays open at {self.viewer.link()}   (Ctrl+C ends)")
                 _wait_until_told_to_end()
             return result.exit_code
         finally:
@@ -98,22 +98,33 @@ class Session:
 
     def _start_viewer(self) -> ViewerServer:
         from ..kernels import set_threads
-        from ..viewer import ViewerServer
+        from ..viewer import Site, ViewerServer
         from .paths import up_of
+        from .viewer_links import link_lines, viewer_secret
 
         meta = self.scene.meta
         indices = list(meta.split.train)
         viewer = ViewerServer(
             meta.training_cameras().select(indices),
             [self.scene.images.pixels(index) for index in indices],
+            site=Site(
+                folder=self.run.path,
+                frame=meta.frame,
+                photo_names=[meta.image_names[i] for i in indices],
+                has_trainer=True,
+                content_id=lambda: self.run.path.name,
+            ),
             up=up_of(meta),
             host=self.options.host,
             port=self.options.port,
+            names=self.options.allow_host,
+            secret=viewer_secret(),
             label=meta.name,
             set_threads=set_threads,
             notice=self.progress.warn,
         )
-        self.out.say(f"Viewer: {viewer.url}")
+        for line in link_lines(viewer):
+            self.out.say(line)
         return viewer
 
     def _rows(self, result: TrainResult, scores: EvalResult | None, report: Path | None) -> dict[str, object]:

@@ -1,15 +1,20 @@
-"""`nsx view`: walk through a finished run in the browser. Needs neither the photos nor a GPU."""
+"""`nsx view`: walk through a finished run, or a scene file, in the browser. Needs neither the photos nor a GPU."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from .console import Output
 from .options import CommonOptions, ViewerOptions, one_of
+
+if TYPE_CHECKING:
+    from ..renderer import Renderer
+    from ..training.runs import OpenedRun
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,10 @@ class ViewOptions(ViewerOptions, CommonOptions):
     """Options of `nsx view`."""
 
     run: tyro.conf.Positional[Path | None] = None
-    """Run folder, or a folder that holds runs: the newest is taken."""
+    """Run folder, scene file (.nsx), or a folder that holds runs: the newest is taken."""
+
+    compare: tuple[Path, ...] = ()
+    """Further runs of the same capture, to compare with in the page."""
 
     checkpoint: int | None = None
     """Step of the checkpoint to show (default: the newest)."""
@@ -35,34 +43,69 @@ def run(options: ViewOptions, out: Output) -> None:
     from ..kernels import set_threads
     from ..methods import method_name
     from ..training.runs import open_run
-    from ..viewer import ViewerServer
+    from ..viewer import Site, ViewerServer
     from ..viewer.provenance import provenance_panel
     from .paths import up_of
     from .thumbnails import read_thumbnails
-    from .view_marks import comparison_of, verifier_of
+    from .view_exports import exports_of
+    from .view_marks import unmarked_of, verifier_of
+    from .viewer_links import link_lines, viewer_secret
 
     opened = open_run(source, checkpoint=options.checkpoint)
+    others = others_of(options, opened)
     meta = opened.meta
+    site = Site(
+        folder=opened.path,
+        frame=meta.frame,
+        photo_names=[meta.image_names[i] for i in meta.split.train],
+        exports=exports_of(opened),
+        content_id=lambda: f"{opened.path.name} step {opened.step}",
+    )
     viewer = ViewerServer(
         meta.training_cameras().select(list(meta.split.train)),
         read_thumbnails(meta, opened.path),
+        site=site,
         up=up_of(meta),
         host=options.host,
         port=options.port,
+        names=options.allow_host,
+        secret=viewer_secret(),
         label=meta.name,
         set_threads=set_threads,
         notice=out.say,
     )
     try:
-        comparison = comparison_of(opened)
-        viewer.add_panel(provenance_panel(verifier_of(opened), comparison))
-        viewer.set_renderer(comparison or opened.renderer())
+        unmarked = unmarked_of(opened)
+        viewer.add_panel(provenance_panel(verifier_of(opened), is_open=unmarked is not None))
+        viewer.set_renderer(opened.renderer())
+        if unmarked is not None:
+            viewer.set_renderer(unmarked, "unmarked")
+        for name, renderer in others.items():
+            viewer.set_renderer(renderer, name)
         out.say(f"{opened.path}: {method_name(opened.config.method)}, step {opened.step}, {meta.kind}")
-        out.say(f"Viewer: {viewer.url}   (Ctrl+C ends)")
-        out.result({"run": opened.path, "step": opened.step, "url": viewer.url})
+        for line in link_lines(viewer):
+            out.say(line)
+        out.say("Ctrl+C ends")
+        links = {"url": viewer.link("owner"), "watcher_url": viewer.link("watcher")}
+        out.result({"run": opened.path, "step": opened.step, "compared": list(others), **links})
         wait_for_interrupt()
     finally:
         viewer.close()
+
+
+def others_of(options: ViewOptions, opened: OpenedRun) -> dict[str, Renderer]:
+    """The runs to compare with, each moved into the frame of the one that is shown."""
+    from ..training.runs import open_run
+    from ..viewer.moved import moved
+
+    found: dict[str, Renderer] = {}
+    for path in options.compare:
+        other = open_run(path)
+        name = other.path.name
+        while name in found or name == "this run":
+            name += "'"
+        found[name] = moved(other.renderer(), opened.meta.frame, other.meta.frame)
+    return found
 
 
 def wait_for_interrupt() -> None:

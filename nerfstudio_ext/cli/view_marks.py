@@ -10,25 +10,21 @@ from ..errors import UserError
 from .stega_extract import KEY_VARIABLE, odds
 
 if TYPE_CHECKING:
+    from ..renderer import Renderer
     from ..stages.stega.findings import Extraction
     from ..training.runs import OpenedRun
-    from ..viewer.comparison import ComparisonRenderer
     from ..viewer.provenance import Verify
 
 
-def comparison_of(opened: OpenedRun) -> ComparisonRenderer | None:
-    """A marked run with and without its mark; None for other runs."""
+def unmarked_of(opened: OpenedRun) -> Renderer | None:
+    """A marked run without its mark, to compare with; None for other runs."""
     from ..methods.marked import Marked
     from ..renderer import RayRenderer
-    from ..viewer.comparison import ComparisonRenderer
 
     if not isinstance(opened.method, Marked):
         return None
     marked = opened.renderer()
-    unmarked = RayRenderer(
-        opened.method.base.render_rays, opened.meta.background, marked.chunk, opened.step, marked.device
-    )
-    return ComparisonRenderer(marked, unmarked)
+    return RayRenderer(opened.method.base.render_rays, opened.meta.background, marked.chunk, opened.step, marked.device)
 
 
 def verifier_of(opened: OpenedRun) -> Verify:

@@ -186,6 +186,13 @@ def is_intact(path: Path) -> bool:
     return True
 
 
+def discard_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: training went back and will pass them again, differently."""
+    for found, path in list_checkpoints(folder):
+        if found > step:
+            _discard(path)
+
+
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove old checkpoints so that the `keep` newest complete ones stay; only files that we write are removed.
 

@@ -100,6 +100,17 @@ class MetricsLog:
                 if isinstance(value, (int, float)) and name != "step" and math.isfinite(value):
                     self._board.add_scalar(f"train/{name}", value, line["step"])
 
+    def rewind(self, step: int) -> None:
+        """Drop the lines of later steps: training went back."""
+        if self._file is None:
+            return
+        try:
+            self._file.close()
+            _drop_lines_after(self.path, step)
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            self._fail(error)
+
     def close(self) -> None:
         """Flush and close."""
         if self._file is not None:

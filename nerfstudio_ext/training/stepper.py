@@ -68,6 +68,8 @@ class Stepper:
         self.last_good: TrainState | None = None
         self.rate = 0.0
         """Factor on the learning rates in the last step."""
+        self.user_rate = 1.0
+        """Factor that somebody who watches asked for."""
 
     def step(self, number: int, progress: float) -> tuple[dict[str, float], int]:
         """Do one step.
@@ -84,7 +86,7 @@ class Stepper:
         loss = float(total.detach())
         values: dict[str, float] = {}
         if total.requires_grad and self._is_usable(total, loss, number):
-            self.rate = self.method.lr_factor(progress) * self.guard.rate
+            self.rate = self.method.lr_factor(progress) * self.guard.rate * self.user_rate
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * self.rate
             self.optimizer.step()

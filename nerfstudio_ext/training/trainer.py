@@ -12,11 +12,18 @@ import torch
 from .. import __version__
 from ..errors import UserError
 from ..methods.protocol import Batches, HasBatches, Method
-from ..progress import Progress, SilentProgress, TrainStatus
+from ..progress import Progress, SilentProgress, TrainRequest, TrainStatus
 from ..renderer import RayRenderer, Renderer
 from ..scenes.model import Scene
 from ..scenes.pixel_sampler import PixelSampler
-from .checkpoints import CheckpointNotSaved, chosen_checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
+from .checkpoints import (
+    CheckpointNotSaved,
+    chosen_checkpoint,
+    discard_after,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from .clock import TrainClock
 from .config import TrainConfig
 from .guard import StepGuard
@@ -24,9 +31,10 @@ from .metrics_log import MetricsLog
 from .monitor import Monitor
 from .runs import Run
 from .signals import StopOnSignal
+from .snapshots import Snapshots, trainer_tensors
 from .stepper import Stepper
 from .tensor_checks import first_non_finite
-from .train_state import TrainState, below_prefix, to_scalar, with_prefix
+from .train_state import TrainState, below_prefix
 from .watching import TrainingWatcher, WatcherLink
 
 logger = logging.getLogger(__name__)
@@ -76,6 +84,7 @@ class Trainer:
         progress: Gets the stage "train" in steps (in seconds when only time bounds the run) and warnings.
         sampler: Source of batches; default: the method's own, or all usable pixels of the training images.
         test_psnr: Measures the mean PSNR on held-out images; called every `steps_per_eval` steps.
+        clock: Measures the training time that `config.max_train_seconds` bounds; default: wall time.
     """
 
     def __init__(
@@ -89,11 +98,12 @@ class Trainer:
         *,
         sampler: Batches | None = None,
         test_psnr: Callable[[Renderer], float] | None = None,
+        clock: TrainClock | None = None,
     ) -> None:
         self.method, self.scene, self.config, self.run = method, scene, config, run
         self.progress: Progress = progress or SilentProgress()
         self.step = 0
-        self.clock = TrainClock()
+        self.clock = clock or TrainClock()
         self.stepper = Stepper(
             method,
             sampler or _batches_of(method, scene, config.seed),
@@ -102,6 +112,7 @@ class Trainer:
             self._warn,
         )
         self.monitor = Monitor(method, config, self.clock, self.progress)
+        self.snapshots = Snapshots(run.path, self.stepper, self.monitor, self.clock)
         self._test_psnr = test_psnr
         self._saved_step = -1
         self._link = WatcherLink(watcher, method, scene.meta.background, self.progress, torch.get_num_threads())
@@ -145,6 +156,7 @@ class Trainer:
         with StopOnSignal(self._announce_stop) as stop:
             with self.clock.excluded("compile"):
                 self.stepper.warm_up(self.step)
+                self.snapshots.begin(self.step)
             log = MetricsLog(self.run.metrics, self.step, self.run.path / "tensorboard", self._warn)
             self.progress.stage("train", limit if limit is not None else math.ceil(seconds or 0))
             try:
@@ -175,8 +187,7 @@ class Trainer:
             self.stepper.roll_back(f"step {self.step} is not saved, {bad} is not finite")
             return False
         self.stepper.last_good = state
-        clock = {"clock/train_seconds": to_scalar(self.clock.train_seconds)}
-        trainer = {**state.trainer, **clock, **with_prefix("log", self.monitor.state())}
+        trainer = trainer_tensors(state, self.clock, self.monitor)
         try:
             save_checkpoint(self.run.checkpoints, self.step, state.weights, trainer)
         except CheckpointNotSaved as error:
@@ -197,9 +208,14 @@ class Trainer:
                 return "steps"
             if seconds is not None and self.clock.train_seconds >= seconds:
                 return "seconds"
+            request = self._link.next_request()
+            if request is not None:
+                self._serve(request, log)
+                continue
             if self._link.is_paused():
                 self._pause(stop)
                 continue
+            self.stepper.user_rate = self._link.lr_factor()
             values, n_rays = self.stepper.step(self.step, self.progress_now())
             self.step += 1
             self.monitor.add(values, n_rays)
@@ -208,7 +224,7 @@ class Trainer:
             if self.step % config.steps_per_save == 0:
                 self.save()
             if config.steps_per_eval and self.step % config.steps_per_eval == 0:
-                self._look_at_test_images()
+                _look_at_test_images(self, self._test_psnr)
             self.monitor.show_when_due(self.step)
             self._link.look(self._status)
 
@@ -219,23 +235,23 @@ class Trainer:
         by_seconds = self.clock.train_seconds / seconds if seconds is not None else 0.0
         return min(1.0, max(by_steps, by_seconds))
 
+    def _serve(self, request: TrainRequest, log: MetricsLog) -> None:
+        with self.clock.excluded("pause"):
+            self.step, answer = self.snapshots.serve(request, self.step)
+            if request.kind != "save":
+                log.rewind(self.step)
+                discard_after(self.run.checkpoints, self.step)
+                self._saved_step = -1
+        self.monitor.begin(self.step)
+        self._link.answered(answer, self.snapshots.steps())
+        self._link.publish(self.monitor.status(self.step))
+
     def _pause(self, stop: StopOnSignal) -> None:
         with self.clock.excluded("pause"):
             status = self.monitor.status(self.step, "paused")
             self.monitor.show(status)
             self._link.publish(status)
-            self._link.wait_while_paused(lambda: stop.is_requested)
-        self.monitor.begin(self.step)
-
-    def _look_at_test_images(self) -> None:
-        if self._test_psnr is None:
-            return
-        with self.clock.excluded("evaluate"):
-            device = next(iter(self.method.parameters())).device
-            background = self.scene.meta.background
-            renderer = RayRenderer(self.method.render_rays, background, version=self.step, device=device)
-            self.monitor.test_psnr = self._test_psnr(renderer)
-            logger.info("step %d: test PSNR %.2f dB", self.step, self.monitor.test_psnr)
+            self._link.wait_while_paused(lambda: stop.is_requested or self._link.has_request())
         self.monitor.begin(self.step)
 
     def _save_at_end(self) -> None:
@@ -262,6 +278,18 @@ def _batches_of(method: Method, scene: Scene, seed: int) -> Batches:
     if isinstance(method, HasBatches):
         return method.batches(scene, seed)
     return PixelSampler(scene, scene.meta.split.train, seed)
+
+
+def _look_at_test_images(trainer: Trainer, test_psnr: Callable[[Renderer], float] | None) -> None:
+    if test_psnr is None:
+        return
+    with trainer.clock.excluded("evaluate"):
+        device = next(iter(trainer.method.parameters())).device
+        background = trainer.scene.meta.background
+        renderer = RayRenderer(trainer.method.render_rays, background, version=trainer.step, device=device)
+        trainer.monitor.test_psnr = test_psnr(renderer)
+        logger.info("step %d: test PSNR %.2f dB", trainer.step, trainer.monitor.test_psnr)
+    trainer.monitor.begin(trainer.step)
 
 
 def _result_of(trainer: Trainer, stopped_by: str, exit_code: int, status: TrainStatus) -> TrainResult:

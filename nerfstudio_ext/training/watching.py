@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from .. import kernels
 from ..methods.protocol import Method
-from ..progress import Progress, TrainStatus
+from ..progress import Progress, TrainRequest, TrainStatus
 from ..renderer import HasLayers, RayRenderer, Renderer
 
 logger = logging.getLogger(__name__)
 _PUBLISH_S, _STATUS_S = 0.25, 0.25
 _PAUSE_POLL_S = 0.05
+_Answer = TypeVar("_Answer")
 
 
 class TrainingWatcher(Protocol):
@@ -34,6 +35,23 @@ class TrainingWatcher(Protocol):
 
     def stepped(self, status: TrainStatus) -> None:
         """Take the newest numbers."""
+
+
+@runtime_checkable
+class TakesRequests(Protocol):
+    """A watcher through whom people steer training."""
+
+    def has_request(self) -> bool:
+        """Whether somebody asked for something."""
+
+    def next_request(self) -> TrainRequest | None:
+        """Take the oldest request."""
+
+    def answered(self, text: str, snapshots: tuple[int, ...]) -> None:
+        """Take what became of it, and the steps of the snapshots there are."""
+
+    def lr_factor(self) -> float:
+        """Factor that people chose for the learning rate."""
 
 
 class WatcherLink:
@@ -56,6 +74,7 @@ class WatcherLink:
         n_threads: int,
     ) -> None:
         self._watcher = watcher
+        self._requests = watcher if isinstance(watcher, TakesRequests) else None
         self._method = method
         self._background = background
         self._progress = progress
@@ -96,6 +115,32 @@ class WatcherLink:
             self._drop(error)
             return False
 
+    def has_request(self) -> bool:
+        """Whether somebody asked for something."""
+        return self._asked(lambda watcher: watcher.has_request(), False)
+
+    def next_request(self) -> TrainRequest | None:
+        """Take the oldest request."""
+        return self._asked(lambda watcher: watcher.next_request(), None)
+
+    def answered(self, text: str, snapshots: tuple[int, ...]) -> None:
+        """Say what became of a request."""
+        self._asked(lambda watcher: watcher.answered(text, snapshots), None)
+
+    def lr_factor(self) -> float:
+        """Factor on the learning rate."""
+        return self._asked(lambda watcher: watcher.lr_factor(), 1.0)
+
+    def _asked(self, question: Callable[[TakesRequests], _Answer], otherwise: _Answer) -> _Answer:
+        """The watcher's answer, or what counts without one."""
+        if self._requests is None:
+            return otherwise
+        try:
+            return question(self._requests)
+        except Exception as error:  # noqa: BLE001 - a fault of the view must never end training
+            self._drop(error)
+            return otherwise
+
     def wait_while_paused(self, should_leave: Callable[[], bool]) -> None:
         """Sleep until the pause ends or `should_leave`."""
         while self.is_paused() and not should_leave():
@@ -127,5 +172,5 @@ class WatcherLink:
     def _drop(self, error: Exception) -> None:
         logger.error("the watcher failed", exc_info=error)
         self._progress.warn(f"the viewer failed ({type(error).__name__}: {error}); training goes on without it")
-        self._watcher = None
+        self._watcher = self._requests = None
         self._share_cores(0)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .server import ViewerServer
+from .server import Site, ViewerServer
 
-__all__ = ["ViewerServer"]
+__all__ = ["Site", "ViewerServer"]

@@ -15,13 +15,15 @@ def free_port(host: str, port: int) -> int:
 
     Args:
         host: Address to bind.
-        port: Port asked for; 0 leaves the choice to the system.
+        port: Port asked for; 0 takes one that the system chooses.
     Raises:
         UserError: if the host cannot be bound at all, or all of `N_TRIES` ports are taken.
     """
     if not 0 <= port <= 65535:
         raise UserError(f"port {port} does not exist", where="--port", fix="Use a number from 1024 to 65535")
-    _check_host(host)
+    free = _check_host(host)
+    if port == 0:
+        return free
     for candidate in range(port, min(port + N_TRIES, 65536)):
         if _is_free(host, candidate):
             return candidate
@@ -35,10 +37,12 @@ def url_of(host: str, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
-def _check_host(host: str) -> None:
+def _check_host(host: str) -> int:
+    """A port that the system has free there."""
     try:
         with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
             probe.bind((host, 0))
+            return int(probe.getsockname()[1])
     except (OSError, UnicodeError) as error:
         raise UserError(
             f"the address '{host}' cannot be used: {error}",

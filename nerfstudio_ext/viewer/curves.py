@@ -1,4 +1,4 @@
-"""A bounded history of training numbers for the curves of the panel."""
+"""A bounded history of training numbers, kept once for all browsers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 from jaxtyping import Float
+
+from ..progress import TrainStatus
 
 MAX_POINTS = 400
 
@@ -38,3 +40,19 @@ class Curve:
         """Steps and values."""
         steps, values = zip(*self._points, strict=True) if self._points else ((), ())
         return np.array(steps, np.float64), np.array(values, np.float64)
+
+
+class TrainHistory:
+    """PSNR and loss over the steps of a run."""
+
+    def __init__(self) -> None:
+        self.psnr, self.loss = Curve(), Curve()
+        self.last_step = -1
+
+    def add(self, status: TrainStatus | None) -> None:
+        """Take in a look at the training; one of the same step changes nothing."""
+        if status is None or status.step == self.last_step:
+            return
+        self.last_step = status.step
+        self.psnr.add(status.step, status.psnr)
+        self.loss.add(status.step, max(sum(status.losses.values()), 1e-9) if status.losses else math.nan)

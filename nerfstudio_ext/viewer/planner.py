@@ -14,7 +14,7 @@ IDLE_S = 0.06
 MOVING_HOLD_S = 0.4
 """For sharing out cores and budgets a camera counts as moving a little longer, or both would flicker."""
 TRAIN_SHARE = 0.03
-"""Share of the wall time that refreshing still views may take from training, over all browsers."""
+"""Unless somebody asks for more; see `Planner.train_share`."""
 SHORTEST_REFRESH_S, LONGEST_REFRESH_S = 1.5, 30.0
 LONGEST_CLIMB_S = 1.0
 """Whoever moved the camera gets one picture of up to this cost, whatever the age of the scene."""
@@ -96,15 +96,15 @@ class Planner:
     """Chooses the next job. The scheduler's lock guards every call.
 
     Attributes:
-        moving_budget_s: Time for one frame of a moving camera.
-        max_side: Longest side of any picture, pixels.
+        max_side: Longest side of any picture, pixels; each browser may ask for less.
+        train_share: Share of the wall time that refreshing still views may take from training, over all browsers.
         publication: Number of the newest renderer; 0 before the first.
         generation: Number of the output settings; a new one makes every shown picture old.
         train_age_s: Seconds of training so far while training runs, else None.
     """
 
-    moving_budget_s: float = 0.1
-    max_side: int = 1024
+    max_side: int = 4096
+    train_share: float = TRAIN_SHARE
     publication: int = 0
     generation: int = 0
     train_age_s: float | None = None
@@ -139,7 +139,7 @@ class Planner:
         shown = seat.shown
         if shown is None or shown.seq < newest.seq or shown.generation != self.generation:
             present = 0 if shown is None else shown.long_side if shown.is_moving else 0
-            budget = self.moving_budget_s / max(1, self.n_moving(now))
+            budget = newest.view.look.budget_s / max(1, self.n_moving(now))
             usable = {side: n for side, n in pixels.items() if seat.gate.fits(n, is_moving=True)}
             smallest = next(iter(pixels))
             rung = self.ladder.moving_rung(usable or {smallest: pixels[smallest]}, budget, present, now)
@@ -163,9 +163,7 @@ class Planner:
             return
         is_moving = job.urgency is Urgency.NEW
         width, height = job.newest.view.size(job.long_side)
-        seat.shown = Shown(
-            job.newest.seq, job.generation, job.long_side, publication, width * height, now, is_moving
-        )
+        seat.shown = Shown(job.newest.seq, job.generation, job.long_side, publication, width * height, now, is_moving)
         seat.is_settled = False
         if not is_moving:
             # Settled: from here on only the refresh budget decides, not the climb.
@@ -191,7 +189,7 @@ class Planner:
         if self.train_age_s is None:
             return shown.at
         seconds = self.ladder.estimate(shown.long_side, shown.n_pixels, now) or 0.0
-        return shown.at + max(SHORTEST_REFRESH_S, seconds * self.n_awake(now) / TRAIN_SHARE)
+        return shown.at + max(SHORTEST_REFRESH_S, seconds * self.n_awake(now) / self.train_share)
 
     def n_awake(self, now: float) -> int:
         """Number of browsers that answer, at least 1."""
@@ -229,9 +227,10 @@ class Planner:
 
     def _pixels_of(self, seat: Seat, newest: Newest) -> dict[int, int]:
         """Pixels of each rung of this browser, ascending; the rung in use stays when the cap drops below it."""
-        cap = min(self.max_side, max(newest.view.width, newest.view.height))
+        view = newest.view
+        cap = min(self.max_side, view.look.max_side, max(view.width, view.height))
         pixels = {}
-        for rung in self.ladder.rungs(cap):
+        for rung in self.ladder.rungs(cap) if view.look.is_dynamic else [cap]:
             width, height = newest.view.size(rung)
             pixels[rung] = width * height
         return pixels
@@ -241,7 +240,7 @@ class Planner:
         if self.train_age_s is None:
             return float("inf")
         interval = min(max(self.train_age_s / AGE_PER_REFRESH, SHORTEST_REFRESH_S), LONGEST_REFRESH_S)
-        return max(interval * TRAIN_SHARE / self.n_awake(now), 0.0 if newest.is_first else LONGEST_CLIMB_S)
+        return max(interval * self.train_share / self.n_awake(now), 0.0 if newest.is_first else LONGEST_CLIMB_S)
 
     def _is_moving(self, seat: Seat, now: float) -> bool:
         newest = seat.slot.newest

@@ -1,4 +1,4 @@
-"""The folder of controls about where a picture comes from: read the mark in what is shown, compare with and without."""
+"""The folder of controls about where a picture comes from: read the mark in what is shown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import viser
 
 from ..errors import UserError
-from .comparison import SIDES, Choice, ComparisonRenderer
-from .panels import CALM, PanelHost, PanelState, Refresh, assign
+from .desk import Desk, Refresh, assign
+from .panels.style import CALM
+from .room import RoomState
 
 logger = logging.getLogger(__name__)
 
@@ -61,58 +62,37 @@ class Verification:
             self.text = "**Not read:** the frame could not be looked at; the log says why."
 
 
-def provenance_panel(verify: Verify, comparison: ComparisonRenderer | None = None) -> Callable[[PanelHost], Refresh]:
-    """The panel of a run.
-
-    The key is taken out of its field when it is used and kept in this process only: what stands in a field is shown in
-    every browser that has the page open.
+def provenance_panel(verify: Verify, *, is_open: bool = False) -> Callable[[Desk], Refresh]:
+    """The panel of a run. What each visitor types and reads stays in their own browser and this process.
 
     Args:
         verify: Reads a picture.
-        comparison: What renders the run, if it is marked; its choice is set from here.
+        is_open: Whether the folder is unfolded from the start.
     """
 
-    def panel(host: PanelHost) -> Refresh:
-        return _build(host, Verification(verify), comparison)
+    def panel(desk: Desk) -> Refresh:
+        return _build(desk, Verification(verify), is_open)
 
     return panel
 
 
-def _build(host: PanelHost, verification: Verification, comparison: ComparisonRenderer | None) -> Refresh:
-    gui, kept = host.gui, [""]
-    with gui.add_folder("Provenance", order=3, expand_by_default=comparison is not None):
-        if comparison is not None:
-            _add_comparison(host, comparison)
+def _build(desk: Desk, verification: Verification, is_open: bool) -> Refresh:
+    gui, kept = desk.gui, [""]
+    with gui.add_folder("Provenance", expand_by_default=is_open):
         key = gui.add_text("Key", "", hint="The key of the mark. It leaves this field when it is used.")
         button = gui.add_button("Verify this frame", icon=viser.Icon.SHIELD_CHECK, color=CALM)
         text = gui.add_markdown("")
 
-    @button.on_click
-    def _(event: viser.GuiEvent[viser.GuiButtonHandle]) -> None:
+    def read() -> None:
         if key.value:
             kept[0] = key.value
             assign(key, "value", "")
-        jpeg = None if event.client_id is None else host.shown_jpeg(event.client_id)
-        verification.start(jpeg, kept[0])
+        verification.start(desk.shown_jpeg(), kept[0])
 
-    def refresh(state: PanelState) -> None:
+    desk.on(button.on_click, read)
+
+    def refresh(state: RoomState) -> None:
         assign(text, "content", verification.text)
         assign(button, "disabled", verification.is_running)
 
     return refresh
-
-
-def _add_comparison(host: PanelHost, comparison: ComparisonRenderer) -> None:
-    show = host.gui.add_dropdown("Show", SIDES, initial_value=comparison.choice.side)
-    wipe = host.gui.add_slider(
-        "Wipe", 0.0, 1.0, 0.01, comparison.choice.wipe, hint="Marked left of it, unmarked right of it"
-    )
-
-    def choose(moved_wipe: bool) -> None:
-        if moved_wipe:
-            assign(show, "value", "wipe")
-        comparison.choice = Choice(show.value, float(wipe.value))
-        host.redraw()
-
-    show.on_update(lambda event: choose(False))
-    wipe.on_update(lambda event: choose(True))

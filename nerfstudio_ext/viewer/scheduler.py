@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..cameras import Camera
-from ..renderer import Cancelled, CancelToken, Frame, Renderer
+from ..renderer import Cancelled, CancelToken, Renderer
 from .ladder import RUNGS
+from .looks import MAIN, Look
 from .planner import Gate, Job, Planner, Seat, Urgency
+from .shots import Shot, take
 from .views import LatestSlot, View
 
 logger = logging.getLogger(__name__)
@@ -29,15 +30,15 @@ class Picture:
     """A finished frame on its way to one browser.
 
     Attributes:
-        frame: What was rendered.
-        camera: The camera it was rendered for.
+        shot: What was rendered.
+        look: How it is to be shown.
         seq: Number of the view it shows.
         is_moving: True when a sharper one will follow once the camera stands.
         finished_at: When its render ended.
     """
 
-    frame: Frame
-    camera: Camera
+    shot: Shot
+    look: Look
     seq: int
     is_moving: bool
     finished_at: float
@@ -131,12 +132,11 @@ class Scheduler:
         self._set_threads = set_threads
         self._clock = clock
         self._cond = threading.Condition()
-        self._renderer: Renderer | None = None
+        self._sources: dict[str, Renderer] = {}
         self._published_at = float("-inf")
         self._running: _Running | None = None
         self._failures = _Failures(on_error)
-        self._n_threads = 0
-        self._is_closed = False
+        self._n_threads, self._is_closed = 0, False
         self._thread = threading.Thread(target=self._work, name="nsx-render", daemon=True)
 
     def start(self) -> None:
@@ -144,7 +144,7 @@ class Scheduler:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the worker and wait for it."""
+        """Stop the worker."""
         with self._cond:
             self._is_closed = True
             if self._running is not None:
@@ -187,13 +187,19 @@ class Scheduler:
             newest = None if seat is None else seat.slot.newest
         return 0 if newest is None else newest.seq
 
-    def set_renderer(self, renderer: Renderer) -> None:
-        """Use a renderer from the next frame on; a running frame is finished with the old one."""
+    def set_renderer(self, renderer: Renderer, name: str = MAIN) -> None:
+        """Use a renderer from the next frame on; nothing is rendered before there is a main one."""
         with self._cond:
-            self._renderer = renderer
-            self.planner.publication += 1
-            self._published_at = self._clock()
+            self._sources = {**self._sources, name: renderer}
+            if MAIN in self._sources:
+                self.planner.publication += 1
+                self._published_at = self._clock()
             self._cond.notify_all()
+
+    @property
+    def sources(self) -> dict[str, Renderer]:
+        """The renderers by name; not to be changed."""
+        return self._sources
 
     def set_training(self, train_age_s: float | None) -> None:
         """Say that training runs (seconds of it so far) or does not (None): then still views sharpen fully."""
@@ -203,11 +209,11 @@ class Scheduler:
             if changed:
                 self._cond.notify_all()
 
-    def redraw(self, max_side: int | None = None) -> None:
-        """Render every view again, because the output or the size limit changed."""
+    def redraw(self, max_side: int | None = None, train_share: float | None = None) -> None:
+        """Render every view again, because the limits for all of them changed."""
         with self._cond:
-            if max_side is not None:
-                self.planner.max_side = max_side
+            self.planner.max_side = max_side or self.planner.max_side
+            self.planner.train_share = train_share or self.planner.train_share
             self.planner.generation += 1
             if self._running is not None:
                 self._running.token.cancel()
@@ -227,7 +233,7 @@ class Scheduler:
         """True if newer weights would be shown at once, or there are none yet."""
         with self._cond:
             now = self._clock()
-            if self._renderer is None:
+            if MAIN not in self._sources:
                 return True
             return now - self._published_at >= PUBLISH_S and self.planner.wants_publication(now)
 
@@ -237,25 +243,23 @@ class Scheduler:
                 job = self._wait_for_job()
                 if job is None:
                     return
-                renderer, publication = self._renderer, self.planner.publication
+                sources, publication = self._sources, self.planner.publication
                 started_at = self._clock()
                 seat = self.planner.seats[job.client_id]
                 seat.served_at = started_at
-                token = _token_for(job, seat.slot, self.planner.moving_budget_s, self._clock)
-                running = _Running(job, token, started_at)
-                self._running = running
+                token = _token_for(job, seat.slot, job.newest.view.look.budget_s, self._clock)
+                running = self._running = _Running(job, token, started_at)
                 n_threads = 1 if self.planner.train_age_s is not None else available_cores()
-            camera = job.newest.view.camera(job.long_side)
-            frame = self._render(renderer, camera, running.token, n_threads)
+            shot = self._render(sources, job, running.token, n_threads)
+            width, height = job.newest.view.size(job.long_side)
             with self._cond:
                 self._running = None
-                if frame is None and isinstance(running.token, _MovingToken) and running.token.was_overdue:
+                if shot is None and isinstance(running.token, _MovingToken) and running.token.was_overdue:
                     # It took at least this long: the next moving frame will be smaller.
                     now = self._clock()
-                    n_pixels = camera.width * camera.height
-                    self.planner.ladder.add(job.long_side, n_pixels, now - running.started_at, now)
-            if frame is not None:
-                self._hand_over(running, camera, frame, publication)
+                    self.planner.ladder.add(job.long_side, width * height, now - running.started_at, now)
+            if shot is not None:
+                self._hand_over(running, shot, publication)
 
     def _wait_for_job(self) -> Job | None:
         """The next job; None when the worker must end. Holds the lock."""
@@ -269,36 +273,35 @@ class Scheduler:
             self._cond.wait(timeout=None if wait_s == float("inf") else min(wait_s, 60.0))
         return None
 
-    def _render(self, renderer: Renderer | None, camera: Camera, token: CancelToken, n_threads: int) -> Frame | None:
-        if renderer is None:
-            return None
+    def _render(self, sources: dict[str, Renderer], job: Job, token: CancelToken, n_threads: int) -> Shot | None:
         try:
             self._use_threads(n_threads)
-            frame = renderer.render(camera, cancel=token)
+            shot = take(sources, job.newest.view, job.long_side, token)
         except Cancelled:
             return None
         except Exception as error:  # noqa: BLE001 - supervising loop: whatever a renderer raises, training goes on
             self._failures.note(error, self._clock())
             return None
         self._failures.n_in_a_row = 0
-        return frame
+        return shot
 
-    def _hand_over(self, running: _Running, camera: Camera, frame: Frame, publication: int) -> None:
+    def _hand_over(self, running: _Running, shot: Shot, publication: int) -> None:
         job = running.job
+        width, height = shot.canvas
         with self._cond:
             now = self._clock()
             seconds = now - running.started_at
-            self.planner.ladder.add(job.long_side, camera.width * camera.height, seconds, now)
+            self.planner.ladder.add(job.long_side, width * height, seconds, now)
             jobs = [job, *self.planner.twins(job, now)]
             accepted = []
             for each in jobs:
                 if not _is_late(each, self.planner):
                     self.planner.delivered(each, publication, now)
                     accepted.append(each)
-            self.last = RenderNote(camera.width, camera.height, seconds)
+            self.last = RenderNote(width, height, seconds)
         for each in accepted:
             is_moving = each.urgency is Urgency.NEW
-            self._deliver(each.client_id, Picture(frame, camera, each.newest.seq, is_moving, now))
+            self._deliver(each.client_id, Picture(shot, each.newest.view.look, each.newest.seq, is_moving, now))
 
     def _use_threads(self, n_threads: int) -> None:
         if self._set_threads is not None and n_threads != self._n_threads:

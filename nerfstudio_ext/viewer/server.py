@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import viser
 from jaxtyping import UInt8
 
+from ..camera_paths import Similarity
 from ..cameras import Cameras
-from ..progress import TrainStatus
+from ..progress import TrainRequest, TrainStatus
 from ..renderer import Renderer
 from .address import DEFAULT_HOST, DEFAULT_PORT, free_port, url_of
-from .panels import PanelHost, PanelState, Refresh, curves_panel, training_panel, view_panel
-from .pictures import Output, waiting_picture
+from .desk import Panel
+from .gate import ANY_ADDRESS, Gate, Role, fresh_secret
+from .looks import MAIN
+from .panels import default_panels
+from .pictures import waiting_picture
 from .planner import Planner
+from .render_queue import ExportKind, RenderQueue
+from .room import Room, RoomState
 from .scheduler import Scheduler
-from .training_views import MAX_START_FOV_DEG, Stand, TrainingViews, first_camera, go_to, stand_of, thumbnail
-from .transport import OutputSettings, Transport
-from .viser_private import hush_handshakes, notify_all, quiet_viser, refuse_sharing
-from .visitors import Visitors
+from .training_views import MAX_START_FOV_DEG, Stand, TrainingViews, first_camera, stand_of, thumbnail
+from .transport import Transport
+from .viser_private import gated_server, hush_handshakes, notify_all, quick_icons, quiet_viser
+from .visitors import PanelPlace, Visitors
+from .world_frame import WorldFrames
 
 logger = logging.getLogger(__name__)
 
@@ -31,31 +42,51 @@ BRAND = (255, 138, 76)
 PANEL_PERIOD_S = 1.0
 STALLED_S = 10.0
 """Training that took no step for so long is treated as not running: still views may use all cores."""
-
-Panel = Callable[[PanelHost], Refresh]
-MakeServer = Callable[[str, int, str], viser.ViserServer]
+MakeServer = Callable[[Gate, str, int, str], viser.ViserServer]
 
 
-def make_viser(host: str, port: int, label: str) -> viser.ViserServer:
-    """A viser server without banners and without its share service; the place where an access gate goes around it."""
+def make_viser(gate: Gate, host: str, port: int, label: str) -> viser.ViserServer:
+    """A viser server behind the gate, without banners and without its share service."""
     hush_handshakes()
-    with quiet_viser():
-        server = viser.ViserServer(host=host, port=port, label=label, verbose=False)
-    refuse_sharing(server)
-    return server
+    quick_icons()
+    return gated_server(gate, host, port, label)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a viewer knows about the run it shows, beside what it renders.
+
+    Attributes:
+        folder: Run folder: films, paths and the world frame go there. None keeps them in a temporary folder.
+        frame: From the source frame to the training frame.
+        photo_names: Names of the training photos.
+        has_trainer: Whether a training runs behind the viewer and serves requests.
+        exports: What can be exported besides pictures, by name.
+        content_id: Names the weights that are shown.
+    """
+
+    folder: Path | None = None
+    frame: Similarity | None = None
+    photo_names: Sequence[str] = ()
+    has_trainer: bool = False
+    exports: Mapping[str, ExportKind] = field(default_factory=dict)
+    content_id: Callable[[], str] = lambda: ""
 
 
 class ViewerServer:
     """Serves the page, renders for it, and watches a training run (`training.TrainingWatcher`, structurally).
 
-    The address is 127.0.0.1 unless asked otherwise: whoever reaches the page can steer training.
+    The address is 127.0.0.1 unless asked otherwise, and the page opens for those who have a link.
 
     Args:
         cameras: Training cameras, in the frame of the renderer.
-        photos: Their photos, 8 bit, any size (thumbnails are made here), same order; may be empty.
+        photos: Their photos, 8 bit, any size, same order; may be empty.
+        site: What else is known about the run.
         up: World up direction in the renderer's frame.
         host: Address to listen on.
         port: Port to listen on; the next free one is taken and told through `notice`.
+        names: Further names under which the page may be opened.
+        secret: Makes the links; with the same one they stay valid over a restart. None makes fresh links.
         label: Title over the panel.
         set_threads: Sets the kernel threads of the calling thread; the render worker uses one core while training runs.
         notice: Receives one-line messages for the user.
@@ -70,68 +101,81 @@ class ViewerServer:
         cameras: Cameras,
         photos: Sequence[UInt8[np.ndarray, "H W C"]] = (),
         *,
+        site: Site | None = None,
         up: tuple[float, float, float] = (0.0, 0.0, 1.0),
         host: str = DEFAULT_HOST,
         port: int = DEFAULT_PORT,
+        names: Sequence[str] = (),
+        secret: bytes | None = None,
         label: str = "nerfstudio-ext",
         set_threads: Callable[[int], None] | None = None,
         notice: Callable[[str], None] = lambda text: None,
         make_server: MakeServer = make_viser,
-        panels: Sequence[Panel] = (training_panel, view_panel, curves_panel),
+        panels: Sequence[PanelPlace] | None = None,
     ) -> None:
+        site = site or Site()
+        self.host = host
+        self.is_open = host in ANY_ADDRESS
         bound = free_port(host, port)
-        self._server = make_server(host, bound, label)
+        self._gate = Gate(secret or fresh_secret(), bound, host, names)
+        self._server = make_server(self._gate, host, bound, label)
         self.port: int = self._server.get_port()
         self.url = url_of(host, self.port)
         self._notice = notice
         if port not in (0, self.port):
             notice(f"Port {port} is taken; the viewer is at {self.url}")
-        self._settings = OutputSettings()
-        self._transport = Transport(self._settings)
-        self._scheduler = Scheduler(self._transport.offer, Planner(), self._render_failed, set_threads)
-        self._transport.on_ready = self._scheduler.wake
         self._status: TrainStatus | None = None
         self._stepped_at = float("-inf")
-        self._is_paused = threading.Event()
         self._stop, self._panel_lock = threading.Event(), threading.Lock()
         self._has_renderer = False
-        self._refreshes: list[Refresh] = []
-        _dress(self._server, up)
-        self.training_views = TrainingViews(self._server, cameras, photos)
-        first = first_camera(cameras, self.training_views.focus) if len(cameras) else None
+        self._temporary = None if site.folder else tempfile.TemporaryDirectory(prefix="nsx-viewer-")
+        folder = site.folder or Path(self._temporary.name if self._temporary else "")
+        transport = Transport(photos)
+        scheduler = Scheduler(transport.offer, Planner(), self._render_failed, set_threads)
+        transport.on_ready = scheduler.wake
+        self.room = _make_room(self._server, scheduler, transport, cameras, site, folder, up)
+        self.room.notice = notice
+        self._scheduler, self._transport = self.room.scheduler, self.room.transport
+        self.room.world.on_change.append(lambda: self._server.scene.set_up_direction(self.room.world.up))
+        _dress(self._server, self.room.world.up)
+        first = first_camera(cameras, self.room.training_views.focus) if len(cameras) else None
         self._first_photo = thumbnail(photos[first]) if first is not None and first < len(photos) else None
-        self._first_stand = None if first is None else stand_of(cameras[first], self.training_views.focus)
+        self._first_stand = None if first is None else stand_of(cameras[first], self.room.training_views.focus)
         _place_first(self._server, self._first_stand)
-        for panel in panels:
-            self.add_panel(panel)
-        self._visitors = Visitors(
-            self._server, self._scheduler, self._transport, self.training_views, self._waiting_picture
-        )
+        self._visitors = Visitors(self.room, self._gate, self._waiting_picture)
+        for place in default_panels(self._first_stand) if panels is None else panels:
+            self._visitors.add_panel(place)
+        self._visitors.open()
         self._ticker = threading.Thread(target=self._tick, name="nsx-panel", daemon=True)
         self._scheduler.start()
         self._transport.start()
+        self.room.queue.start()
         self._ticker.start()
 
     # -- for the program that owns the viewer ---------------------------------------------------------------------
-
-    @property
-    def gui(self) -> viser.GuiApi:
-        """viser's panel, for more controls."""
-        return self._server.gui
 
     @property
     def n_clients(self) -> int:
         """Number of browsers that answer."""
         return self._transport.n_awake()
 
-    def add_panel(self, panel: Panel) -> None:
-        """Add a folder of controls: `panel(viewer)` builds it and returns what refreshes it once a second."""
-        self._refreshes.append(panel(self))
+    def link(self, role: Role = "owner") -> str:
+        """The address with the key of a role."""
+        return f"{self.url}/?token={self._gate.token(role)}"
 
-    def set_renderer(self, renderer: Renderer) -> None:
-        """Show a renderer from the next frame on."""
-        self._has_renderer = True
-        self._scheduler.set_renderer(renderer)
+    def add_panel(self, panel: Panel, tab: str = "View", *, is_for_owner: bool = False) -> None:
+        """Add a folder of controls: `panel(desk)` builds it in each browser and may return what refreshes it."""
+        self._visitors.add_panel(PanelPlace(panel, tab, is_for_owner))
+
+    def set_renderer(self, renderer: Renderer, name: str = MAIN) -> None:
+        """Show a renderer from the next frame on; further ones by other names, to compare with."""
+        self._has_renderer = self._has_renderer or name == MAIN
+        self._scheduler.set_renderer(renderer, name)
+
+    def change_looks(self, **changes: Any) -> None:
+        """Change how the scene is shown in every browser; see `Look`."""
+        for desk in list(self._visitors.desks.values()):
+            desk.change(**changes)
 
     def close(self) -> None:
         """Stop serving and wait for all threads."""
@@ -140,16 +184,36 @@ class ViewerServer:
                 return
             self._stop.set()
         self._ticker.join(timeout=5.0)
+        self.room.queue.close()
         self._scheduler.close()
         self._transport.close()
+        self._visitors.close()
         with quiet_viser():
             self._server.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     # -- TrainingWatcher ------------------------------------------------------------------------------------------
 
     def is_paused(self) -> bool:
         """True while the pause button is pressed."""
-        return self._is_paused.is_set()
+        return self.room.training.is_paused
+
+    def has_request(self) -> bool:
+        """Whether somebody asked something of the trainer."""
+        return self.room.training.has_request()
+
+    def next_request(self) -> TrainRequest | None:
+        """Take the oldest request."""
+        return self.room.training.next_request()
+
+    def answered(self, text: str, snapshots: tuple[int, ...]) -> None:
+        """Note what became of a request, and which snapshots there are."""
+        self.room.training.last_answer, self.room.training.snapshots = text, snapshots
+
+    def lr_factor(self) -> float:
+        """Factor that people chose for the learning rate."""
+        return self.room.training.lr_factor
 
     def reserved_threads(self) -> int:
         """Cores to leave to the view right now: 1 while somebody moves, else 0."""
@@ -170,62 +234,19 @@ class ViewerServer:
         self._stepped_at = time.perf_counter()
         self._scheduler.set_training(self._training_age())
 
-    # -- PanelHost ------------------------------------------------------------------------------------------------
-
-    def set_paused(self, is_paused: bool) -> None:
-        """Pause or resume training."""
-        if is_paused:
-            self._is_paused.set()
-        else:
-            self._is_paused.clear()
-        self._scheduler.set_training(self._training_age())
-        self.refresh_panels()
-
-    def set_output(self, output: Output) -> None:
-        """Show colour, depth or opacity."""
-        self._settings.output = output
-        self._scheduler.redraw()
-
-    def set_max_side(self, max_side: int) -> None:
-        """Limit the longer side of pictures."""
-        self._scheduler.redraw(max_side=max_side)
-
-    def set_cameras_shown(self, is_shown: bool) -> None:
-        """Show or hide the training cameras."""
-        self.training_views.show(is_shown)
-
-    def set_depth_compositing(self, is_on: bool) -> None:
-        """Let the scene hide what is drawn behind it."""
-        self._settings.composites_depth = is_on
-        self._scheduler.redraw()
-
-    def home(self) -> None:
-        """Bring every browser back to its first view."""
-        if self._first_stand is not None:
-            for client in self._server.get_clients().values():
-                go_to(client, self._first_stand)
-
-    def redraw(self) -> None:
-        """Render every view again."""
-        self._scheduler.redraw()
-
-    def shown_jpeg(self, client_id: int) -> bytes | None:
-        """The picture that a browser got last, as it was sent."""
-        return self._transport.last_jpeg(client_id)
-
     def refresh_panels(self) -> None:
-        """Write the newest numbers into the panel."""
-        state = PanelState(self._status, self._scheduler.last, self.is_paused(), self._has_renderer)
+        """Write the newest numbers into the panels."""
+        self.room.history.add(self._status)
+        state = RoomState(self._status, self._has_renderer, self.n_clients)
         with self._panel_lock:
             if not self._stop.is_set():
-                with self._server.atomic():
-                    for refresh in self._refreshes:
-                        refresh(state)
+                self._visitors.refresh(state)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _waiting_picture(self, aspect: float) -> UInt8[np.ndarray, "H W 3"] | None:
-        return None if self._has_renderer else waiting_picture(self._first_photo, aspect)
+    def _waiting_picture(self, aspect: float, is_late: bool) -> UInt8[np.ndarray, "H W 3"] | None:
+        is_near = self._has_renderer if not is_late else self._scheduler.last is not None
+        return None if is_near else waiting_picture(self._first_photo, aspect)
 
     def _render_failed(self, text: str) -> None:
         self._notice(text)
@@ -247,9 +268,36 @@ class ViewerServer:
                 logger.exception("the panel could not be refreshed")
 
 
+def _make_room(
+    server: viser.ViserServer,
+    scheduler: Scheduler,
+    transport: Transport,
+    cameras: Cameras,
+    site: Site,
+    folder: Path,
+    up: tuple[float, float, float],
+) -> Room:
+    return Room(
+        server=server,
+        scheduler=scheduler,
+        transport=transport,
+        training_views=TrainingViews(server, cameras, transport.photos),
+        world=WorldFrames(folder, site.frame, up),
+        queue=RenderQueue(folder / "renders", scheduler.is_interactive),
+        folder=folder,
+        photos=transport.photos,
+        photo_names=site.photo_names,
+        has_trainer=site.has_trainer,
+        frame=site.frame,
+        up=up,
+        exports=site.exports,
+        content_id=site.content_id,
+    )
+
+
 def _dress(server: viser.ViserServer, up: tuple[float, float, float]) -> None:
     server.gui.configure_theme(
-        dark_mode=True, show_logo=False, show_share_button=False, brand_color=BRAND, control_width="medium"
+        dark_mode=True, show_logo=False, show_share_button=False, brand_color=BRAND, control_width="large"
     )
     server.scene.set_up_direction(up)
     server.scene.configure_default_lights(enabled=True, cast_shadow=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,38 +119,31 @@ class TrainingViews:
         self.focus = focus_point(cameras)
         self._server = server
         self._handles: dict[int, viser.CameraFrustumHandle] = {}
-        self._is_shown = True
-        self._near: set[int] = set()
         self._reach = self._typical_distance()
         for index in evenly(len(cameras), MAX_FRUSTUMS):
             photo = thumbnail(photos[index]) if index < len(photos) else None
             self._handles[index] = self._add(index, photo)
         self._centres = cameras.c2w[:, :, 3].numpy()
 
-    def show(self, is_shown: bool) -> None:
-        """Show or hide all frustums."""
-        self._is_shown = is_shown
-        self._apply(self._near, list(self._handles))
+    @property
+    def reach(self) -> float:
+        """Median distance between the cameras and what they see, scene units: the scale of the scene."""
+        return self._reach
 
-    def hide_near(self, positions: list[tuple[float, float, float]]) -> None:
-        """Hide the frustums beside the cameras of browsers, given by their positions."""
-        near: set[int] = set()
-        for position in positions:
-            if len(self._centres):
-                distance = np.linalg.norm(self._centres - np.asarray(position), axis=1)
-                near |= set(np.flatnonzero(distance < CLEARANCE * self._reach).tolist())
-        changed = near ^ self._near
-        self._near = near
-        self._apply(near, [index for index in changed if index in self._handles])
+    def names(self) -> dict[int, str]:
+        """Scene node of each camera that is drawn."""
+        return {index: handle.name for index, handle in self._handles.items()}
+
+    def beside(self, position: tuple[float, float, float]) -> set[int]:
+        """The cameras that a browser at a place stands in or beside."""
+        if not len(self._centres):
+            return set()
+        distance = np.linalg.norm(self._centres - np.asarray(position), axis=1)
+        return set(np.flatnonzero(distance < CLEARANCE * self._reach).tolist())
 
     def fly_to(self, client: viser.ClientHandle, index: int) -> None:
         """Move a browser to the view of a training camera."""
         go_to(client, stand_of(self.cameras[index], self.focus))
-
-    def _apply(self, near: set[int], indices: list[int]) -> None:
-        with self._server.atomic():
-            for index in indices:
-                self._handles[index].visible = self._is_shown and index not in near
 
     def _typical_distance(self) -> float:
         """Median distance between the cameras and what they see."""
@@ -183,6 +176,35 @@ class TrainingViews:
             self.fly_to(event.client, index)
 
         return handle
+
+
+class ShownCameras:
+    """Which training cameras one browser sees: all, none, and never those it stands in.
+
+    Args:
+        views: The training cameras.
+        set_visible: Shows or hides a scene node in this browser.
+    """
+
+    def __init__(self, views: TrainingViews, set_visible: Callable[[str, bool], None]) -> None:
+        self._views = views
+        self._set_visible = set_visible
+        self._is_shown = True
+        self._near: set[int] = set()
+
+    def show(self, is_shown: bool) -> None:
+        """Show or hide all cameras."""
+        self._is_shown = is_shown
+        for index, name in self._views.names().items():
+            self._set_visible(name, is_shown and index not in self._near)
+
+    def stand_at(self, position: tuple[float, float, float]) -> None:
+        """Hide the cameras beside the browser's own."""
+        near = self._views.beside(position)
+        changed, self._near = near ^ self._near, near
+        names = self._views.names()
+        for index in changed & names.keys():
+            self._set_visible(names[index], self._is_shown and index not in near)
 
 
 def go_to(client: viser.ClientHandle, stand: Stand) -> None:

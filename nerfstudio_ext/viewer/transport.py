@@ -5,27 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
-from ..cameras import Camera
 from .flow import FlowControl
-from .pictures import Output, encode_depth, encode_jpeg, frame_range, to_rgb8
+from .pictures import encode_depth, encode_jpeg
 from .scheduler import Picture
+from .shading import Ranges, shade
+from .shots import depth_along_axis
 
 logger = logging.getLogger(__name__)
 
 STALE_S = 0.15
 """A moving frame that waited for the link longer than this is not sent when there is a newer camera."""
 MOVING_DEPTH_PX, STATIC_DEPTH_PX = 128, 256
-RANGE_INERTIA = 0.8
-"""The colours of depth follow its range slowly, or they would flicker from frame to frame."""
 
 
 class Link(Protocol):
@@ -33,19 +29,6 @@ class Link(Protocol):
 
     def send(self, jpeg: bytes, depth_png: bytes | None, on_ack: Callable[[], None]) -> None:
         """Send a picture now; `on_ack` is called from any thread when it arrived."""
-
-
-@dataclass
-class OutputSettings:
-    """What the browsers see of a frame; changed by the panel, read by the encode thread.
-
-    Attributes:
-        output: Which part of the frame.
-        composites_depth: Send depth, so that cameras and other drawn things hide behind the scene.
-    """
-
-    output: Output = "rgb"
-    composites_depth: bool = False
 
 
 class Lane:
@@ -57,7 +40,7 @@ class Lane:
         self.flow = FlowControl()
         self.waiting: Picture | UInt8[np.ndarray, "H W 3"] | None = None
         self.is_busy = False
-        self.near_far: tuple[float, float] | None = None
+        self.ranges = Ranges.empty()
         self.jpeg: bytes | None = None
         self.sent_at = float("-inf")
         self._lock = lock
@@ -86,18 +69,18 @@ class Transport:
     """Encodes pictures in a thread of its own and sends them.
 
     Args:
-        settings: What to show of each frame.
+        photos: Training photos, for browsers that compare with them.
         on_ready: Called when a browser may get its next picture (from several threads).
         clock: Monotonic time in seconds.
     """
 
     def __init__(
         self,
-        settings: OutputSettings,
+        photos: Sequence[UInt8[np.ndarray, "h w C"]] = (),
         on_ready: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.settings = settings
+        self.photos = photos
         self.on_ready = on_ready
         self._clock = clock
         self._cond = threading.Condition()
@@ -188,9 +171,11 @@ class Transport:
             has_waited = self._clock() - picture.finished_at > STALE_S
             if picture.seq < lane.newest_seq() and (has_waited or not is_moving):
                 return
-            rgb8 = self._pixels(lane, picture)
-            if self.settings.composites_depth:
-                depth_png = encode_depth(depth_along_axis(picture), MOVING_DEPTH_PX if is_moving else STATIC_DEPTH_PX)
+            rgb8 = shade(picture.shot, picture.look, lane.ranges, is_moving, self.photos)
+            if picture.look.composites_depth and picture.look.pose is None:
+                part = picture.shot.left
+                depth_z = depth_along_axis(part.frame, part.camera)
+                depth_png = encode_depth(depth_z, MOVING_DEPTH_PX if is_moving else STATIC_DEPTH_PX)
         else:
             rgb8 = picture
         n_pixels = rgb8.shape[0] * rgb8.shape[1]
@@ -204,27 +189,8 @@ class Transport:
             lane.flow.sent(n_bytes, lane.sent_at)
         lane.link.send(jpeg, depth_png, lambda: self._acked(lane))
 
-    def _pixels(self, lane: Lane, picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
-        output = self.settings.output
-        if output != "depth":
-            return to_rgb8(picture.frame, output)
-        near, far = frame_range(picture.frame)
-        if lane.near_far is not None and picture.is_moving:
-            near = RANGE_INERTIA * lane.near_far[0] + (1 - RANGE_INERTIA) * near
-            far = RANGE_INERTIA * lane.near_far[1] + (1 - RANGE_INERTIA) * far
-        lane.near_far = (near, far)
-        return to_rgb8(picture.frame, output, lane.near_far)
-
     def _acked(self, lane: Lane) -> None:
         with self._cond:
             lane.flow.acked(self._clock())
             self._cond.notify_all()
         self.on_ready()
-
-
-def depth_along_axis(picture: Picture) -> Float[Tensor, "H W"]:
-    """Depth along the view axis of a frame (its own depth is ray length); perspective cameras."""
-    camera: Camera = picture.camera
-    u = (torch.arange(camera.width, dtype=torch.float32) + 0.5 - float(camera.K[0, 2])) / float(camera.K[0, 0])
-    v = (torch.arange(camera.height, dtype=torch.float32) + 0.5 - float(camera.K[1, 2])) / float(camera.K[1, 1])
-    return picture.frame.depth / torch.sqrt(1 + u[None, :] ** 2 + v[:, None] ** 2)

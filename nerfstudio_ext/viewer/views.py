@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..cameras import Camera
+from .looks import Look
 
 MIN_FOV_DEG, MAX_FOV_DEG = 1.0, 179.0
 MAX_CANVAS_PX = 16384
@@ -31,6 +32,7 @@ class View:
         fov_y: Vertical field of view in radians.
         width: Canvas width in pixels; with `height` it gives the aspect.
         height: Canvas height in pixels.
+        look: How the scene is to be shown.
     """
 
     position: tuple[float, float, float]
@@ -38,6 +40,7 @@ class View:
     fov_y: float
     width: int
     height: int
+    look: Look = Look()
 
     def size(self, long_side: int) -> tuple[int, int]:
         """Width and height of a picture with the canvas' aspect and the given longer side."""

@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import http
 import io
 import logging
+import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import viser
-from viser import _messages
+import websockets.asyncio.server
+from viser import _gui_api, _gui_handles, _messages
+from viser import _icons as _viser_icons
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from .gate import NO_FRAMES, Answer, Gate, Visitor
+from .incoming import MAX_CLIENTS, MAX_MESSAGE_BYTES, IncomingGuard
 
 TESTED_VERSIONS = ("1.1.",)
 """Versions these names were tested with."""
@@ -105,10 +116,138 @@ def notify_all(server: viser.ViserServer, title: str, text: str) -> None:
     call_on_loop(server._event_loop, show)
 
 
+_building = threading.Lock()
+"""Only one server at a time may be made while the serving function is wrapped."""
+SHARED_MESSAGES = (
+    _messages.SceneNodeClickMessage,
+    _messages.ScenePointerMessage,
+)
+"""What may reach handlers that all browsers share; controls belong to one browser each."""
+
+
+def gated_server(gate: Gate, host: str, port: int, label: str) -> viser.ViserServer:
+    """A viser server that asks the gate about every request and checks every message.
+
+    viser offers no place for this, so the function by which it listens is wrapped while the server is made. Until
+    the message checks are in place every visitor is told to come back.
+    """
+    is_ready = threading.Event()
+    n_open: dict[str, Callable[[], int]] = {}
+    serve = websockets.asyncio.server.serve
+
+    @functools.wraps(serve)
+    def gated_serve(*args: Any, **options: Any) -> Any:
+        answer_page = options["process_request"]
+
+        def process_request(connection: Any, request: Request) -> Response | None:
+            is_full = is_ready.is_set() and n_open["count"]() >= MAX_CLIENTS
+            refused = _refusal(gate, request, is_ready.is_set(), is_full)
+            if refused is not None:
+                return refused
+            page: Response | None = answer_page(connection, request)
+            if page is not None:
+                for name, value in NO_FRAMES.items():
+                    page.headers[name] = value
+            return page
+
+        return serve(*args, **(options | {"process_request": process_request, "max_size": MAX_MESSAGE_BYTES}))
+
+    with _building, quiet_viser():
+        websockets.asyncio.server.serve = gated_serve  # type: ignore[misc, assignment]
+        try:
+            server = viser.ViserServer(host=host, port=port, label=label, verbose=False)
+        finally:
+            websockets.asyncio.server.serve = serve  # type: ignore[misc]
+    refuse_sharing(server)
+    _guard_messages(server)
+    n_open["count"] = lambda: len(server._websock_server._live_connections)
+    is_ready.set()
+    return server
+
+
+def writes_to(client: viser.ClientHandle) -> contextlib.AbstractContextManager[Any]:
+    """Groups what is sent to a browser, and is silent where it has just gone."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(client._websock_connection.get_message_buffer().sanctioned_dead_writes())
+    stack.enter_context(client.atomic())
+    return stack
+
+
+def show_node(client: viser.ClientHandle, name: str, is_shown: bool) -> None:
+    """Show or hide a node of the shared scene in one browser only."""
+    client._websock_connection.queue_message(_messages.SetSceneNodeVisibilityMessage(name, is_shown))
+
+
+def visitor_of(server: viser.ViserServer, gate: Gate, client_id: int) -> Visitor | None:
+    """Who sits before a browser, by the cookie its WebSocket came with; None when it has gone."""
+    connection = server._websock_server._live_connections.get(client_id)
+    request = None if connection is None else connection.request
+    return None if request is None else gate.visitor(request.headers.get_all("Cookie"))
+
+
+def _refusal(gate: Gate, request: Request, is_ready: bool, is_full: bool) -> Response | None:
+    headers = request.headers
+    is_websocket = "Upgrade" in headers
+    answer = gate.answer(
+        request.path,
+        headers.get_all("Host"),
+        headers.get_all("Origin"),
+        headers.get_all("Cookie"),
+        is_websocket=is_websocket,
+    )
+    if answer is None and not is_ready:
+        answer = Answer(503, "The viewer is starting.")
+    if answer is None and is_websocket and is_full:
+        answer = Answer(503, f"{MAX_CLIENTS} browsers are connected; no more fit.")
+    if answer is None:
+        return None
+    status, body = http.HTTPStatus(answer.status), answer.text.encode()
+    kind = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+    return Response(status, status.phrase, Headers([*kind.items(), *NO_FRAMES.items(), *answer.headers]), body)
+
+
+def _guard_messages(server: viser.ViserServer) -> None:
+    """Let only checked messages reach the handlers."""
+    shared = server._websock_server
+    handle_shared = shared._handle_incoming_message
+
+    async def handle(client_id: Any, message: Any) -> None:
+        if isinstance(message, SHARED_MESSAGES):
+            await handle_shared(client_id, message)
+
+    shared._handle_incoming_message = handle  # type: ignore[method-assign]
+
+    def guard(connection: Any) -> None:
+        handlers = connection._incoming_handlers.get(_messages.GuiUpdateMessage, ())
+        controls = handlers[0].__self__._gui_input_handle_from_uuid
+        connection._handle_incoming_message = IncomingGuard(connection._handle_incoming_message, controls.get)
+
+    shared.on_client_connect(guard)
+
+
 def refuse_sharing(server: viser.ViserServer) -> None:
     """Take away the handlers by which any connected page could publish the scene through a third party."""
     for message in (_messages.ShareUrlRequest, _messages.ShareUrlDisconnect):
         server._websock_server.unregister_handler(message)
+
+
+@functools.cache
+def _icons() -> tuple[zipfile.ZipFile, threading.Lock]:
+    return zipfile.ZipFile(_viser_icons.ICONS_DIR / "tabler-icons.zip"), threading.Lock()
+
+
+@functools.cache
+def _icon(name: str) -> str:
+    archive, lock = _icons()
+    with lock:
+        return archive.read(f"{name}.svg").decode("utf-8")
+
+
+def quick_icons() -> None:
+    """Let viser open its archive of icons once and not for each icon: with twenty of them the first visitor would wait
+    two seconds for the controls."""
+    for module in (_gui_api, _gui_handles):
+        module.svg_from_icon = _icon  # type: ignore[attr-defined]
 
 
 def hush_handshakes() -> None:

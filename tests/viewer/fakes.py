@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import socket
-import threading
+import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec.msgpack
 import numpy as np
 import torch
-import viser
-import zstandard
-from PIL import Image
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
+from nerfstudio_ext import viewer_bench
 from nerfstudio_ext.cameras import Camera, Cameras
 from nerfstudio_ext.rays import RayOutputs, Rays
 from nerfstudio_ext.renderer import CancelToken, Frame, RayRenderer
+from nerfstudio_ext.viewer.gate import Gate, Role
+from nerfstudio_ext.viewer_bench.browser import Received, look_from
+from nerfstudio_ext.viewer_bench.wire import SERVER_OF, slow_wire
 
 SPHERES = ((0.0, 0.0, 0.0, 0.5), (0.7, 0.3, -0.2, 0.3), (-0.5, 0.6, -0.1, 0.35), (0.2, -0.8, -0.25, 0.25))
 COLOURS = ((0.9, 0.45, 0.25), (0.3, 0.65, 0.85), (0.45, 0.75, 0.4), (0.9, 0.8, 0.35))
@@ -101,14 +93,6 @@ class AzimuthRenderer:
         return Frame(rgb, torch.ones(camera.height, camera.width), None)
 
 
-def look_from(position: tuple[float, ...], target: tuple[float, ...] = (0.0, 0.0, 0.0)) -> torch.Tensor:
-    """Camera-to-world [3,4] at a place, looking at another, world up +z."""
-    centre, forward = torch.tensor(position, dtype=torch.float64), torch.tensor(target, dtype=torch.float64)
-    forward = torch.nn.functional.normalize(forward - centre, dim=0)
-    right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0]).double()), dim=0)
-    return torch.stack([right, torch.linalg.cross(forward, right), forward, centre], 1)
-
-
 def ring_of_cameras(n: int = 12) -> Cameras:
     """Cameras on a circle around the spheres."""
     angles = [2 * math.pi * i / n for i in range(n)]
@@ -122,145 +106,16 @@ def photos_of(cameras: Cameras) -> list[np.ndarray]:
     return [(renderer.render(camera).rgb * 255).to(torch.uint8).numpy() for camera in cameras]
 
 
-@dataclass
-class Received:
-    """A picture as it arrived."""
-
-    at: float
-    rgb: np.ndarray
-    n_bytes: int
-    depth_png: bytes | None
+TEST_SECRET = b"only for tests, " * 2
 
 
-@dataclass
-class FakeBrowser:
-    """A browser tab that speaks viser's wire format and records the pictures it gets."""
+class FakeBrowser(viewer_bench.FakeBrowser):
+    """A browser whose visitor has the link of a role; see `conftest.py` for the servers of tests."""
 
-    port: int
-    connection: ClientConnection = field(init=False)
-    pictures: list[Received] = field(default_factory=list)
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    arrived: threading.Condition = field(default_factory=threading.Condition)
-
-    def __post_init__(self) -> None:
-        self.connection = connect(
-            f"ws://127.0.0.1:{self.port}",
-            subprotocols=[f"viser-v{viser.__version__}"],  # type: ignore[list-item]
-            compression=None,
-            max_size=None,
-        )
-        self._thread = threading.Thread(target=self._receive, daemon=True)
-        self._thread.start()
-
-    def look(
-        self,
-        position: tuple[float, ...] = (2.6, 0.0, 1.1),
-        wxyz: tuple[float, ...] | None = None,
-        fov: float = 0.9,
-        size: tuple[int, int] = (640, 400),
-    ) -> None:
-        """Send a camera; by default one that looks at the origin."""
-        if wxyz is None:
-            rotation = look_from(position)[:, :3].numpy()
-            wxyz = tuple(viser.transforms.SO3.from_matrix(rotation).wxyz.tolist())
-        self.send(
-            "ViewerCameraMessage",
-            wxyz=wxyz,
-            position=position,
-            fov=fov,
-            near=0.01,
-            far=1000.0,
-            image_height=size[1],
-            image_width=size[0],
-            look_at=(0.0, 0.0, 0.0),
-            up_direction=(0.0, 0.0, 1.0),
-        )
-
-    def send(self, type_name: str, **values: Any) -> None:
-        """Send any message."""
-        self.connection.send(msgspec.msgpack.encode({"type": type_name, **values}))
-
-    def wait(self, n: int = 1, timeout: float = 20.0) -> Received:
-        """Wait until so many pictures came in all; the last one."""
-        with self.arrived:
-            if not self.arrived.wait_for(lambda: len(self.pictures) >= n, timeout):
-                raise TimeoutError(f"{len(self.pictures)} of {n} pictures after {timeout} s")
-            return self.pictures[-1]
-
-    def wait_for(self, condition: Any, timeout: float = 20.0) -> Received:
-        """Wait for a picture that fulfils a condition."""
-        with self.arrived:
-            if not self.arrived.wait_for(lambda: any(map(condition, self.pictures)), timeout):
-                raise TimeoutError(f"no such picture among {len(self.pictures)} after {timeout} s")
-            return next(p for p in self.pictures if condition(p))
-
-    def quiet(self, seconds: float, timeout: float = 10.0) -> int:
-        """Wait until no picture came for a while; how many there were."""
-        end = time.perf_counter() + timeout
-        n = -1
-        while n != len(self.pictures) and time.perf_counter() < end:
-            n = len(self.pictures)
-            time.sleep(seconds)
-        return n
-
-    def close(self) -> None:
-        """Close the tab."""
-        self.connection.close()
-        self._thread.join(timeout=5)
-
-    def _receive(self) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            for data in self.connection:
-                now = time.perf_counter()
-                assert isinstance(data, bytes)
-                for message in decode_window(data):
-                    if message["type"] == "BackgroundImageMessage" and message["rgb_data"] is not None:
-                        rgb = np.asarray(Image.open(io.BytesIO(message["rgb_data"])))
-                        with self.arrived:
-                            self.pictures.append(Received(now, rgb, len(message["rgb_data"]), message["depth_data"]))
-                            self.arrived.notify_all()
-                    else:
-                        self.messages.append(message)
+    def __init__(self, port: int, role: Role = "owner", session: str | None = None, **headers: str) -> None:
+        server_port = SERVER_OF.get(port, port)
+        self.session = session or secrets.token_hex(16)
+        super().__init__(port, Gate(TEST_SECRET, server_port).cookie(role, self.session), headers)
 
 
-def decode_window(data: bytes) -> list[dict[str, Any]]:
-    """The messages of one WebSocket frame of viser's hybrid format; large arrays stay placeholders."""
-    n_compressed = int.from_bytes(data[8:16], "little")
-    n_inner = int.from_bytes(data[:8], "little")
-    inner = zstandard.ZstdDecompressor().decompress(data[16 : 16 + n_compressed], max_output_size=n_inner)
-    return list(msgspec.msgpack.decode(inner)["messages"])
-
-
-@contextlib.contextmanager
-def slow_wire(port: int, bytes_per_s: float, delay_s: float = 0.0) -> Iterator[tuple[int, threading.Event]]:
-    """A TCP proxy that lets downstream bytes through at a limited rate; setting the event stops them altogether."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    is_blocked = threading.Event()
-    is_over = threading.Event()
-
-    def pump(source: socket.socket, sink: socket.socket, rate: float | None) -> None:
-        with contextlib.suppress(OSError):
-            while chunk := source.recv(4096):
-                if rate is not None:
-                    while is_blocked.is_set() and not is_over.is_set():
-                        time.sleep(0.02)
-                    time.sleep(len(chunk) / rate + delay_s)
-                sink.sendall(chunk)
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while not is_over.is_set():
-                near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", port))
-                # Small kernel buffers, or seconds of frames hide in them.
-                far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-                near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
-                threading.Thread(target=pump, args=(near, far, None), daemon=True).start()
-                threading.Thread(target=pump, args=(far, near, bytes_per_s), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield listener.getsockname()[1], is_blocked
-    finally:
-        is_over.set()
-        listener.close()
+__all__ = ["Received", "look_from", "slow_wire"]

@@ -27,7 +27,7 @@ def test_the_page_shows_the_scene_and_follows_a_drag(tmp_path):
     viewer = ViewerServer(cameras, photos_of(cameras), port=0)
     viewer.set_renderer(SphereRenderer())
     try:
-        with open_page(viewer.url, tmp_path / "profile", 960, 600) as page:
+        with open_page(viewer.link(), tmp_path / "profile", 960, 600) as page:
             end = time.monotonic() + 40
             before = np.zeros((600, 960, 3))
             while before[200:560, 100:560].std() < 20 and time.monotonic() < end:
@@ -56,11 +56,11 @@ def test_the_scene_hides_cameras_behind_it_when_asked(tmp_path):
     viewer = ViewerServer(cameras, [np.full((75, 100, 3), (0, 255, 0), np.uint8)] * 2, port=0)
     viewer.set_renderer(SphereRenderer())
     try:
-        with open_page(viewer.url, tmp_path / "profile", 960, 600) as page:
+        with open_page(viewer.link(), tmp_path / "profile", 960, 600) as page:
             assert settles(page, lambda shot: n_green(shot) > 300), "the photo of the camera opposite is seen"
-            viewer.set_depth_compositing(True)
+            viewer.change_looks(composites_depth=True)
             assert settles(page, lambda shot: n_green(shot) < 30), "the sphere hides it"
-            viewer.set_depth_compositing(False)
+            viewer.change_looks(composites_depth=False)
             assert settles(page, lambda shot: n_green(shot) > 300)
     finally:
         viewer.close()

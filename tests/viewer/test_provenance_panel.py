@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nerfstudio_ext.cameras import Camera
-from nerfstudio_ext.cli.view_marks import answer_text, comparison_of, verifier_of
+from nerfstudio_ext.cli.view_marks import answer_text, unmarked_of, verifier_of
 from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.renderer import RayRenderer
 from nerfstudio_ext.stages.stega.extraction import extract
@@ -24,46 +23,14 @@ from nerfstudio_ext.stages.stega.scale_search import View
 from nerfstudio_ext.training.config import RunConfig
 from nerfstudio_ext.training.runs import OpenedRun
 from nerfstudio_ext.viewer import ViewerServer
-from nerfstudio_ext.viewer.comparison import Choice, ComparisonRenderer
 from nerfstudio_ext.viewer.pictures import encode_jpeg, to_rgb8
 from nerfstudio_ext.viewer.provenance import Verification, provenance_panel
 from tests.stega.marks import KEY, OWNER, SECRET
 from tests.stega.wall_marks import SIZE, marked_wall
 from tests.stega.wall_scene import wall_meta, wall_run
 from tests.viewer.chromium import Page, open_page
-from tests.viewer.fakes import FakeBrowser, SphereRenderer, look_from, photos_of, ring_of_cameras
+from tests.viewer.fakes import FakeBrowser, SphereRenderer, photos_of, ring_of_cameras
 from tests.viewer.test_server import wait_until
-
-CAMERA = Camera.perspective(60, 40, 50.0, look_from((2.6, 0.0, 1.1)))
-
-
-def spheres() -> ComparisonRenderer:
-    """One scene in two brightnesses, so close that their difference is not clipped."""
-    return ComparisonRenderer(SphereRenderer(tint=1.0), SphereRenderer(tint=0.98))
-
-
-def test_each_side_is_what_its_renderer_shows_and_a_wipe_is_both() -> None:
-    compared = spheres()
-    marked, unmarked = compared.marked.render(CAMERA), compared.unmarked.render(CAMERA)
-    assert torch.equal(compared.render(CAMERA).rgb, marked.rgb)
-    compared.choice = Choice("unmarked")
-    assert torch.equal(compared.render(CAMERA).rgb, unmarked.rgb)
-    for wipe, column in ((0.25, 15), (0.0, 0), (1.0, 60), (0.001, 0)):
-        compared.choice = Choice("wipe", wipe)
-        frame = compared.render(CAMERA)
-        assert torch.allclose(frame.rgb[:, :column], marked.rgb[:, :column], atol=1e-5)
-        assert torch.allclose(frame.rgb[:, column:], unmarked.rgb[:, column:], atol=1e-5)
-        assert frame.rgb.shape == (40, 60, 3) and frame.depth.shape == (40, 60)
-    compared.choice = Choice("difference x20")
-    expected = (0.5 + 20 * (marked.rgb - unmarked.rgb)).clamp(0, 1)
-    assert torch.equal(compared.render(CAMERA).rgb, expected) and 0.5 < float(expected.max()) < 1
-
-
-def element(browser: FakeBrowser, kind: str, label: str) -> str:
-    """The id of a control on the page."""
-    named = [m for m in list(browser.messages) if m["type"] == kind and m["props"].get("label") == label]
-    assert len(named) == 1, (kind, label)
-    return str(named[0]["uuid"])
 
 
 def updates(browser: FakeBrowser, uuid: str, name: str) -> list[Any]:
@@ -82,17 +49,13 @@ def test_the_frame_of_the_browser_is_read_in_the_background() -> None:
         return "**Mark found**"
 
     viewer = ViewerServer(ring_of_cameras(4), photos_of(ring_of_cameras(4)), port=0)
-    compared = spheres()
-    viewer.add_panel(provenance_panel(verify, compared))
-    viewer.set_renderer(compared)
+    viewer.add_panel(provenance_panel(verify))
+    viewer.set_renderer(SphereRenderer())
     browser = FakeBrowser(viewer.port)
     try:
         browser.look()
         sharp = browser.wait_for(lambda p: p.rgb.shape == (400, 640, 3))
-        key, button = (
-            element(browser, "GuiTextMessage", "Key"),
-            element(browser, "GuiButtonMessage", "Verify this frame"),
-        )
+        key, button = browser.control("Text", "Key"), browser.control("Button", "Verify this frame")
         browser.send("GuiUpdateMessage", uuid=key, updates={"value": "open sesame"})
         browser.send("GuiUpdateMessage", uuid=button, updates={"value": True})
         assert wait_until(lambda: len(seen) == 1)
@@ -111,11 +74,6 @@ def test_the_frame_of_the_browser_is_read_in_the_background() -> None:
         assert wait_until(lambda: any("Mark found" in str(text) for text in texts()), 5.0)
         browser.send("GuiUpdateMessage", uuid=button, updates={"value": True})
         assert wait_until(lambda: len(seen) == 2) and seen[1][1] == "open sesame", "the key is kept"
-        wipe = element(browser, "GuiSliderMessage", "Wipe")
-        before = browser.quiet(0.5)
-        browser.send("GuiUpdateMessage", uuid=wipe, updates={"value": 0.3})
-        assert wait_until(lambda: compared.choice == Choice("wipe", 0.3))
-        browser.wait(before + 1)
     finally:
         may_end.set()
         browser.close()
@@ -139,13 +97,12 @@ def test_whatever_goes_wrong_is_said_and_harms_nothing() -> None:
 def test_a_marked_run_is_read_as_shown_and_compared(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     meta, method = wall_meta(SIZE), marked_wall().method
     opened = OpenedRun(tmp_path, RunConfig(method.config), meta, method, 1)
-    compared = comparison_of(opened)
-    assert compared is not None and comparison_of(wall_run(meta, tmp_path)) is None
+    unmarked = unmarked_of(opened)
+    assert unmarked is not None and unmarked_of(wall_run(meta, tmp_path)) is None
     verify = verifier_of(opened)
     frames = {}
-    for side in ("marked", "unmarked"):
-        compared.choice = Choice(side)
-        frames[side] = encode_jpeg(to_rgb8(compared.render(meta.cameras[3])), 90)
+    for side, renderer in (("marked", opened.renderer()), ("unmarked", unmarked)):
+        frames[side] = encode_jpeg(to_rgb8(renderer.render(meta.cameras[3])), 90)
     answer = verify(frames["marked"], SECRET)
     assert f"`{OWNER.text}`" in answer and "confidence" in answer and f"{SIZE} × {SIZE} px" in answer
     assert "No mark found" in verify(frames["unmarked"], SECRET) and "No mark" in verify(frames["marked"], "another")
@@ -153,9 +110,8 @@ def test_a_marked_run_is_read_as_shown_and_compared(tmp_path, monkeypatch: pytes
         verify(frames["marked"], "")
     monkeypatch.setenv("NSX_STEGA_KEY", SECRET)
     assert OWNER.text in verify(frames["marked"], "")
-    direct = RayRenderer(method.render_rays, meta.background).render(meta.cameras[3])
-    compared.choice = Choice("marked")
-    assert torch.equal(compared.render(meta.cameras[3]).rgb, direct.rgb)
+    direct = RayRenderer(method.base.render_rays, meta.background).render(meta.cameras[3])
+    assert torch.equal(unmarked.render(meta.cameras[3]).rgb, direct.rgb)
 
 
 def test_texts_of_strangers_stay_texts() -> None:
@@ -171,17 +127,15 @@ def test_texts_of_strangers_stay_texts() -> None:
 @pytest.mark.browser
 def test_the_panel_in_a_real_browser(tmp_path) -> None:
     viewer = ViewerServer(ring_of_cameras(4), photos_of(ring_of_cameras(4)), port=0)
-    compared = spheres()
-    compared.choice = Choice("wipe", 0.5)
-    viewer.add_panel(provenance_panel(lambda jpeg, key: f"**Mark found:** {len(jpeg)} bytes under {key}", compared))
-    viewer.set_renderer(compared)
+    viewer.add_panel(provenance_panel(lambda jpeg, key: f"**Mark found:** {len(jpeg)} bytes under {key}", is_open=True))
+    viewer.set_renderer(SphereRenderer())
     try:
-        with open_page(viewer.url, tmp_path / "profile", 1100, 1000) as page:
+        with open_page(viewer.link(), tmp_path / "profile", 1100, 1000) as page:
             assert settles(page, lambda text: "Verify this frame" in text and "px" in text), "the panel and a picture"
             page.evaluate("[...document.querySelectorAll('button')].find(b=>b.innerText.includes('Verify')).click()")
             assert settles(page, lambda text: "Mark found" in text)
             page.screenshot(tmp_path / "page.png")
-            assert settles(page, lambda text: "Provenance" in text and "Wipe" in text) and page.errors == []
+            assert settles(page, lambda text: "Provenance" in text) and page.errors == []
     finally:
         viewer.close()
 

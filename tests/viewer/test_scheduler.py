@@ -100,7 +100,7 @@ def test_a_new_camera_interrupts_a_large_render(scheduler, wall):
         delays.append(renderer.ended_at - moved_at)
     # 5 ms chunks: the best of five is not spoilt by other jobs on the machine.
     assert min(delays) < 0.02
-    assert all(p.camera.width <= 512 for _, p in wall.pictures), "no cancelled frame was shown"
+    assert all(p.shot.left.camera.width <= 512 for _, p in wall.pictures), "no cancelled frame was shown"
 
 
 def test_an_overdue_moving_frame_is_given_up_for_a_newer_camera(scheduler, wall):
@@ -157,7 +157,7 @@ def test_a_late_sharp_frame_of_an_old_camera_is_dropped(scheduler, wall):
     time.sleep(0.15)
     scheduler.put_view(0, view(1.0))
     wall.wait(lambda p: p.seq == 2)
-    wall.wait(lambda p: p.seq == 2 and p.camera.width == 640)
+    wall.wait(lambda p: p.seq == 2 and p.shot.left.camera.width == 640)
     seqs = [p.seq for _, p in wall.pictures]
     assert seqs == sorted(seqs) and seqs.count(1) == 1
 
@@ -184,7 +184,7 @@ def test_a_render_error_is_told_once_and_the_worker_goes_on(wall):
     assert len(errors) == 1 and "no such kernel" in errors[0]
     assert wall.pictures == []
     scheduler.set_renderer(SphereRenderer())
-    wall.wait(lambda p: p.camera.width == 640)
+    wall.wait(lambda p: p.shot.left.camera.width == 640)
     scheduler.close()
 
 
@@ -193,9 +193,10 @@ def test_frames_are_the_renderers_own(scheduler, wall):
     scheduler.set_renderer(renderer)
     scheduler.add_client(0, FreeGate())
     scheduler.put_view(0, View((2.6, 0.0, 1.1), (0.5, 0.5, -0.5, -0.5), 0.9, 640, 400))
-    picture = wall.wait(lambda p: p.camera.width == 640)
-    again = renderer.render(picture.camera)
-    assert torch.equal(picture.frame.rgb, again.rgb) and torch.equal(picture.frame.depth, again.depth)
+    picture = wall.wait(lambda p: p.shot.left.camera.width == 640)
+    part = picture.shot.left
+    again = renderer.render(part.camera)
+    assert torch.equal(part.frame.rgb, again.rgb) and torch.equal(part.frame.depth, again.depth)
 
 
 def test_kernel_threads_follow_training(wall):
@@ -221,13 +222,13 @@ def test_a_new_renderer_reaches_a_still_camera(scheduler, wall):
     scheduler.set_renderer(SphereRenderer(tint=1.0))
     scheduler.add_client(0, FreeGate())
     scheduler.put_view(0, View((2.6, 0.0, 1.1), (0.5, 0.5, -0.5, -0.5), 0.9, 640, 400))
-    bright = wall.wait(lambda p: p.camera.width == 640).frame.rgb.mean()
+    bright = wall.wait(lambda p: p.shot.left.camera.width == 640).shot.left.frame.rgb.mean()
     n = len(wall.pictures)
     scheduler.set_renderer(SphereRenderer(tint=0.5))
     deadline = time.perf_counter() + 5
     while len(wall.pictures) == n and time.perf_counter() < deadline:
         time.sleep(0.01)
-    assert wall.pictures[-1][1].frame.rgb.mean() < 0.8 * bright
+    assert wall.pictures[-1][1].shot.left.frame.rgb.mean() < 0.8 * bright
 
 
 def test_weights_are_asked_for_before_the_first_picture_and_then_rarely(scheduler):

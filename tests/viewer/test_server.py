@@ -16,6 +16,8 @@ from nerfstudio_ext.cameras import Cameras
 from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.progress import TrainStatus
 from nerfstudio_ext.viewer import ViewerServer
+from nerfstudio_ext.viewer.gate import Gate
+from nerfstudio_ext.viewer.looks import Side
 from nerfstudio_ext.viewer.pictures import encode_jpeg, to_rgb8
 from nerfstudio_ext.viewer.server import make_viser
 from nerfstudio_ext.viewer.views import checked_view
@@ -46,8 +48,9 @@ def azimuth_of(picture) -> float:
 
 
 def test_the_page_is_served_on_loopback_only(viewer):
-    with urllib.request.urlopen(viewer.url, timeout=5) as answer:
-        assert b"<html" in answer.read(4096).lower()
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with opener.open(viewer.link(), timeout=5) as answer:
+        assert b"<html" in answer.read(4096).lower() and "token" not in answer.url
     assert viewer.url.startswith("http://127.0.0.1:")
 
 
@@ -66,8 +69,8 @@ def test_a_tab_that_was_open_before_is_served_without_moving():
     """It connects while the server is still being set up, and then stays still."""
     browsers: list[FakeBrowser] = []
 
-    def make_server_with_impatient_browser(host: str, port: int, label: str) -> viser.ViserServer:
-        server = make_viser(host, port, label)
+    def make_server_with_impatient_browser(gate: Gate, host: str, port: int, label: str) -> viser.ViserServer:
+        server = make_viser(gate, host, port, label)
         browsers.append(FakeBrowser(server.get_port()))
         browsers[0].look()
         assert wait_until(lambda: len(server.get_clients()) == 1)
@@ -240,15 +243,15 @@ def test_the_watcher_side(viewer, browser):
 
 
 def test_the_pause_button(viewer, browser):
+    viewer.room.has_trainer = True
     viewer.publish(AzimuthRenderer(), status())
-    viewer.refresh_panels()
     browser.look()
     browser.wait(1)
-    buttons = [m for m in browser.messages if m["type"] == "GuiButtonMessage" and "training" in m["props"]["label"]]
-    assert len(buttons) == 1
-    browser.send("GuiUpdateMessage", uuid=buttons[0]["uuid"], updates={"value": True})
+    button = browser.control("Button", "Pause training")
+    viewer.refresh_panels()
+    browser.send("GuiUpdateMessage", uuid=button, updates={"value": True})
     assert wait_until(viewer.is_paused)
-    browser.send("GuiUpdateMessage", uuid=buttons[0]["uuid"], updates={"value": True})
+    browser.send("GuiUpdateMessage", uuid=button, updates={"value": True})
     assert wait_until(lambda: not viewer.is_paused())
 
 
@@ -256,20 +259,24 @@ def test_the_output_menu_changes_what_is_sent(viewer, browser):
     viewer.set_renderer(SphereRenderer())
     browser.look()
     colour = browser.wait_for(lambda p: p.rgb.shape == (400, 640, 3))
-    viewer.set_output("alpha")
+    viewer.change_looks(side=Side(output="alpha"))
     n = len(browser.pictures)
     alpha = browser.wait_for(lambda p: p.at > colour.at and p.rgb.shape == (400, 640, 3) and np.ptp(p.rgb, 2).max() < 8)
     assert alpha.rgb.max() > 250
-    viewer.set_output("depth")
+    viewer.change_looks(side=Side(output="depth"))
     browser.wait(n + 2)
-    viewer.set_depth_compositing(True)
+    viewer.change_looks(composites_depth=True)
     assert browser.wait_for(lambda p: p.depth_png is not None).depth_png[:4] == b"\x89PNG"
 
 
 def test_the_size_slider_limits_pictures(viewer, browser):
-    viewer.set_max_side(300)
     viewer.set_renderer(AzimuthRenderer())
     browser.look()
+    browser.wait(1)
+    viewer.change_looks(max_side=300)
+    browser.quiet(0.4)
+    browser.pictures.clear()
+    browser.look((0.0, 2.6, 1.1))
     browser.quiet(0.4)
     assert max(p.rgb.shape[1] for p in browser.pictures) == 300
 
@@ -301,7 +308,7 @@ def test_coming_and_going_leaves_nothing_behind(viewer):
         browser.wait(1)
         browser.close()
     assert wait_until(lambda: viewer.n_clients == 0)
-    assert viewer._scheduler.planner.seats == {} and viewer._visitors.positions == {}
+    assert viewer._scheduler.planner.seats == {} and viewer._visitors.desks == {}
     assert threading.active_count() <= n_threads + 2
 
 
@@ -320,21 +327,26 @@ def test_new_weights_reach_a_still_browser_seldom_while_training(viewer, browser
     assert len(browser.pictures) - n <= (time.perf_counter() - start) / 1.5 + 1
 
 
-def test_panels_can_be_added_and_faulty_ones_do_no_harm(viewer):
+def test_panels_can_be_added_and_faulty_ones_do_no_harm(viewer, browser):
     seen = []
 
-    def panel(host):
-        host.gui.add_markdown("more")
+    def panel(desk):
+        desk.gui.add_markdown("more")
         return seen.append
 
-    def faulty(host):
+    def faulty(desk):
         def refresh(state):
             raise KeyError("x")
 
         return refresh
 
-    viewer.add_panel(panel)
+    def broken(desk):
+        raise KeyError("y")
+
+    browser.look()
+    viewer.add_panel(broken)
     viewer.add_panel(faulty)
+    viewer.add_panel(panel)
     viewer.publish(AzimuthRenderer(), status(step=7))
     assert wait_until(lambda: len(seen) >= 2, 4.0)
     assert seen[-1].status.step == 7

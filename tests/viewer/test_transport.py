@@ -12,7 +12,8 @@ import torch
 from nerfstudio_ext.renderer import Frame
 from nerfstudio_ext.viewer.flow import SUSPEND_S, FlowControl
 from nerfstudio_ext.viewer.scheduler import Picture
-from nerfstudio_ext.viewer.transport import OutputSettings, Transport, depth_along_axis
+from nerfstudio_ext.viewer.shots import Part, Shot, depth_along_axis
+from nerfstudio_ext.viewer.transport import Transport
 from nerfstudio_ext.viewer.views import View
 
 
@@ -38,7 +39,8 @@ class HeldLink:
 def picture(grey: float, seq: int = 1, is_moving: bool = True, age: float = 0.0) -> Picture:
     view = View((0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), 0.9, 64, 48)
     frame = Frame(torch.full((48, 64, 3), grey), torch.ones(48, 64), None)
-    return Picture(frame, view.camera(64), seq, is_moving, time.perf_counter() - age)
+    shot = Shot(Part(frame, view.camera(64)), None, None, (64, 48))
+    return Picture(shot, view.look, seq, is_moving, time.perf_counter() - age)
 
 
 def grey_of(jpeg: bytes) -> float:
@@ -51,7 +53,7 @@ def grey_of(jpeg: bytes) -> float:
 
 @pytest.fixture
 def transport():
-    made = Transport(OutputSettings())
+    made = Transport()
     made.start()
     yield made
     made.close()
@@ -129,7 +131,7 @@ def test_depth_is_turned_from_ray_length_to_axis_distance():
     camera = View((0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), 1.2, 80, 50).camera(80)
     lengths = 2.0 / camera.rays().rays_d[:, 2]
     frame = Frame(torch.zeros(50, 80, 3), lengths.reshape(50, 80), None)
-    assert torch.allclose(depth_along_axis(Picture(frame, camera, 1, True, 0.0)), torch.full((50, 80), 2.0), atol=1e-5)
+    assert torch.allclose(depth_along_axis(frame, camera), torch.full((50, 80), 2.0), atol=1e-5)
 
 
 # -- flow control on its own ----------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import viser
 from viser import _messages
 from viser.infra import _async_message_buffer, _infra
 
+from nerfstudio_ext.viewer.gate import Gate
 from nerfstudio_ext.viewer.server import make_viser
 from nerfstudio_ext.viewer.viser_private import is_known_viser, quiet_viser
 
 
 @pytest.fixture(scope="module")
 def server():
-    made = make_viser("127.0.0.1", 0, "test")
+    made = make_viser(Gate.fresh(0), "127.0.0.1", 0, "test")
     yield made
     with quiet_viser():
         made.stop()
@@ -49,7 +50,7 @@ def test_nobody_can_publish_the_scene(server):
 
 
 def test_standard_output_stays_clean(capsys):
-    made = make_viser("127.0.0.1", 0, "test")
+    made = make_viser(Gate.fresh(0), "127.0.0.1", 0, "test")
     with quiet_viser():
         made.stop()
     assert capsys.readouterr().out == ""
