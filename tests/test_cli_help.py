@@ -34,6 +34,7 @@ def test_names_of_the_commands() -> None:
         "view",
         "path",
         "render",
+        "export",
         "eval",
         "stega",
         "import",

@@ -54,8 +54,9 @@ COMMANDS = {
     "process": Command("process", "INPUT --output-dir DIR", "Photo folder or video to posed capture."),
     "train": Command("train", "[METHOD] INPUT", "Train a scene on photos, a video or a posed capture, and watch it."),
     "view": Command("view", "RUN", "Walk through a finished run in the browser."),
-    "path": Command("path", "orbit|spiral|interpolate RUN", "Make a camera path for rendering."),
+    "path": Command("path", "orbit|spiral|interpolate|csv RUN", "Make a camera path for rendering."),
     "render": Command("render", "RUN --path SPEC --output-path OUT", "Render a run along a path: video or pictures."),
+    "export": Command("export", "points|mesh|cameras|scene RUN", "Point cloud, mesh, cameras, or all in one file."),
     "eval": Command("evaluate", "RUN", "PSNR and SSIM on held-out photos, per image and mean."),
     "stega": Command(
         "stega", "embed RUN|extract PICTURES", "Provenance marks: hide a message, find it, measure what it survives."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +13,28 @@ import tyro
 
 from ..errors import UserError
 from .console import Output, clock
+from .crops import WithCropSettings, crop_box
 from .options import CommonOptions, one_of
 from .paths import SPECS, WithPathSettings, build_path
 
 if TYPE_CHECKING:
-    from ..camera_paths import CameraPath
+    from ..camera_paths import CameraPath, Similarity
+    from ..camera_paths.similarity import FrameChange
     from ..exporters import FrameOptions
+    from ..training.runs import OpenedRun
 
 FILM_SUFFIXES = (".mp4", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
-class RenderOptions(WithPathSettings, CommonOptions):
+class RenderOptions(WithCropSettings, WithPathSettings, CommonOptions):
     """Options of `nsx render`."""
 
     run: tyro.conf.Positional[Path | None] = None
-    """Run folder, or a folder that holds runs: the newest is taken."""
+    """Run folder, a folder that holds runs (the newest is taken), or a scene file (.nsx)."""
 
     path: Annotated[str, tyro.conf.arg(metavar="SPEC")] = "orbit"
-    """orbit, spiral, interpolate, train, test, or a camera_path.json."""
+    """orbit, spiral, interpolate, train, test, a camera_path.json, a .csv table or a COLMAP folder; see `nsx path`."""
 
     output_path: Path | None = None
     """.mp4, .gif, .webp, or a folder for pictures (default: renders/SPEC.mp4 in the run, or a folder)."""
@@ -45,10 +49,11 @@ class RenderOptions(WithPathSettings, CommonOptions):
     """JPEG quality, 1 to 100."""
 
     outputs: str = "rgb"
-    """What to write, separated by commas: rgb, depth, alpha, rgba."""
+    """What to write, separated by commas: rgb, depth, normal, alpha, rgba."""
 
-    depth_format: Literal["color", "png16", "npy"] = "color"
-    """Depth as colours, as 16-bit PNG (the unit is in the side file), or as float32 arrays in scene units."""
+    depth_format: Literal["color", "png16", "npy", "exr"] = "color"
+    """Depth as colours, as 16-bit PNG (the unit is in the side file), or as float32 in units of the capture (.npy array
+    or OpenEXR)."""
 
     depth_along: Literal["ray", "z"] = "ray"
     """Depth along the ray, or along the camera's axis."""
@@ -58,6 +63,19 @@ class RenderOptions(WithPathSettings, CommonOptions):
 
     video_crf: int = 18
     """Quality of .mp4: 0 is lossless, 51 the worst; 18 is hard to tell from the frames."""
+
+    webp_quality: int = 85
+    """Quality of .webp, 1 to 100."""
+
+    samples: int = 1
+    """Rays per pixel along each axis: 2 takes four rays per pixel and smooths edges."""
+
+    frames: Annotated[str | None, tyro.conf.arg(metavar="FIRST:LAST")] = None
+    """Only these frames of the path, counted from 1, such as 10:20, 10: or 7. A folder may be filled in parts."""
+
+    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None
+    """Render every N-th frame, from the I-th. N processes with 1/N to N/N share the work on one folder; the frames are
+    those of a single run. A film is then encoded by the same command without --shard."""
 
     checkpoint: int | None = None
     """Step of the checkpoint to render (default: the newest)."""
@@ -75,32 +93,67 @@ def run(options: RenderOptions, out: Output) -> None:
     """Render and say where the result is."""
     source = one_of("render", "RUN", options.run)
 
+    from ..camera_paths.world_frame import stamp_world_frame
     from ..exporters import write_frames
     from ..training.runs import open_run
+    from ..training.scene_file import chosen_world_frame
 
     opened = open_run(source, checkpoint=options.checkpoint)
     path = shrunk(build_path(options.path, opened.meta, options.path_settings), options.downscale_factor)
-    target = target_of(options, opened.path)
+    world = chosen_world_frame(opened.path)
+    crop = crop_box(options.crop_settings, world_to_training(opened.meta.frame, world), opened.meta.background)
+    if crop is not None:
+        path = dataclasses.replace(path, crop=crop)
+    target = target_of(options, opened.results)
+    settings = frame_options(options, len(path))
     began = time.perf_counter()
     with out.progress() as progress:
         files = write_frames(
             opened.renderer(),
             path,
             target,
-            frame_options(options),
+            settings,
             frame=opened.meta.frame,
-            content_id=f"{opened.path.name} step {opened.step}",
+            content_id=content_id(opened),
             progress=progress,
         )
+    stamp_world_frame(side_file(target, files), world)
     seconds = time.perf_counter() - began
+    first, last = settings.frames or (1, len(path))
+    i, n = settings.shard or (1, 1)
+    n_frames = len(range(first - 1 + (i - first) % n, last, n))
     where = files[0] if len(files) == 1 else target
-    out.say(f"{where}: {len(path)} frames in {clock(seconds)} ({seconds / len(path):.2f} s each)")
-    out.result({"run": opened.path, "step": opened.step, "path": options.path, "frames": len(path),
+    took = f"{n_frames} frames in {clock(seconds)} ({seconds / max(n_frames, 1):.2f} s each)"
+    if files:
+        out.say(f"{where}: {took}")
+    else:
+        out.say(
+            f"{target}: shard {i}/{n}: {took}. When all are done, the same command without --shard encodes the film."
+        )
+    out.result({"run": opened.path, "step": opened.step, "path": options.path, "frames": n_frames,
                 "output": target, "files": files, "seconds": round(seconds, 3)})  # fmt: skip
 
 
-def frame_options(options: RenderOptions) -> FrameOptions:
-    """The exporter's options."""
+def content_id(opened: OpenedRun) -> str:
+    """Names the weights behind a renderer: the same for a run and for the scene file made from it."""
+    import torch
+
+    from ..methods import method_name
+
+    weights = hashlib.sha256()
+    for name, tensor in sorted(opened.method.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{method_name(opened.config.method)} step {opened.step} {weights.hexdigest()}"
+
+
+def side_file(target: Path, files: list[Path]) -> Path:
+    """The JSON file that the exporter wrote beside its result."""
+    return files[0].with_name(files[0].name + ".json") if files and not target.is_dir() else target / "frames.json"
+
+
+def frame_options(options: RenderOptions, n_frames: int) -> FrameOptions:
+    """The exporter's options for a path of so many frames."""
     from ..exporters import FrameOptions
 
     names = tuple(name.strip() for name in options.outputs.split(",") if name.strip())
@@ -111,14 +164,54 @@ def frame_options(options: RenderOptions) -> FrameOptions:
         video_crf=options.video_crf,
         depth_format=options.depth_format,
         depth_along=options.depth_along,
+        webp_quality=options.webp_quality,
+        samples=options.samples,
+        frames=frame_range(options.frames, n_frames),
+        shard=shard_of(options.shard),
         overwrite=options.overwrite,
     )
+
+
+def frame_range(text: str | None, n_frames: int) -> tuple[int, int] | None:
+    """First and last frame from `FIRST:LAST`, where either may be left out, or from one number.
+
+    Raises:
+        UserError: if the text is neither.
+    """
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not all(part == "" or (part.isascii() and part.isdigit()) for part in (first, last)) or text in ("", ":"):
+        raise UserError(f"'{text}' is no range of frames", where="--frames", fix="Write it as 10:20, 10: or 7")
+    start = int(first or 1)
+    return start, int(last or n_frames) if colon else start
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """Number and count from `I/N`.
+
+    Raises:
+        UserError: if the text is not two whole numbers.
+    """
+    if text is None:
+        return None
+    i, _, n = text.partition("/")
+    if not (i.isascii() and i.isdigit() and n.isascii() and n.isdigit()):
+        raise UserError(f"'{text}' is no shard", where="--shard", fix="Write it as I/N, such as 2/4")
+    return int(i), int(n)
+
+
+def world_to_training(frame: Similarity, world: Similarity | None) -> FrameChange:
+    """From the world frame of a run (its capture's own where nobody chose one) to its training frame."""
+    from ..camera_paths.similarity import FrameChange
+
+    return FrameChange.of(world).inverse().then(FrameChange.of(frame))
 
 
 def target_of(options: RenderOptions, run_folder: Path) -> Path:
     """Where the result goes: what was asked for, made to agree with `--output-format`."""
     target = options.output_path
-    is_still = options.path in ("train", "test")
+    is_still = options.path in ("train", "test") or Path(options.path).is_dir()
     if target is None:
         stem = options.path if options.path in SPECS else Path(options.path).stem
         target = run_folder / "renders" / (stem if is_still or options.output_format == "images" else f"{stem}.mp4")

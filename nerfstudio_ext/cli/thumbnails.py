@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,22 @@ def write_thumbnails(scene: Scene, run_folder: Path) -> None:
 
 
 def read_thumbnails(meta: SceneMeta, run_folder: Path) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """The thumbnails of the training photos, in order; those that are missing or damaged become grey."""
+    """The thumbnails of the training photos, in order; those that are missing or damaged become grey.
+
+    Args:
+        meta: The capture.
+        run_folder: The run, or the scene file.
+    """
+    from ..training.scene_file import is_scene_file, thumbnail_bytes
+
+    packed = thumbnail_bytes(run_folder, meta.split.train) if is_scene_file(run_folder) else None
     pictures = []
-    for index in meta.split.train:
+    for place, index in enumerate(meta.split.train):
+        file: Path | io.BytesIO = run_folder / "thumbnails" / f"{index:05d}.jpg"
+        if packed is not None:
+            file = io.BytesIO(packed[place] or b"")
         try:
-            with Image.open(run_folder / "thumbnails" / f"{index:05d}.jpg", formats=["JPEG"]) as picture:
+            with Image.open(file, formats=["JPEG"]) as picture:
                 picture.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
                 pictures.append(np.asarray(picture.convert("RGB")))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from ..cameras import Camera, Cameras
 from ..errors import UserError
 from ..lenses import Lens
 from .colmap_files import RawCamera, RawImage, count_images, read_cameras, read_images, read_points, table_path
@@ -91,6 +92,35 @@ def read_colmap(folder: Path) -> PosedCapture:
         hints=FrameHints(has_up=False),
         warnings=tuple(warnings),
     )
+
+
+def read_model_views(folder: Path) -> tuple[Cameras, tuple[str, ...]]:
+    """The cameras of the largest COLMAP model in a folder, by picture name; no picture needs to be there.
+
+    Returns:
+        Cameras in the model's own frame, and the name of each picture.
+    Raises:
+        UserError: if no model is there, it is damaged, or a lens is not supported.
+    """
+    models = find_models(folder)
+    if not models:
+        raise UserError("no COLMAP model (cameras and images)", where=folder, fix="Pass the folder that holds 'sparse'")
+    cameras_path, images_path = (table_path(models[0].folder, name) for name in ("cameras", "images"))
+    assert cameras_path is not None and images_path is not None
+    raw = read_cameras(cameras_path)
+    found = []
+    for image in sorted(read_images(images_path), key=lambda image: image.name):
+        place = f"{images_path.name}: '{image.name}'"
+        if image.camera_id not in raw:
+            raise UserError(f"camera {image.camera_id} does not exist", where=place, fix="Export the model again")
+        lens = camera_intrinsics(raw[image.camera_id], f"{cameras_path}: camera {image.camera_id}")
+        assert lens.width is not None and lens.height is not None  # a model always states them
+        c2w = check_pose(_camera_to_world(image, place), place)
+        K = lens.matrix(lens.width, lens.height)
+        found.append((Camera(lens.width, lens.height, K, c2w, lens.lens), clean_name(image.name)))
+    if not found:
+        raise UserError("the model has no pictures", where=images_path, fix="Solve the poses again")
+    return Cameras([camera for camera, _ in found]), tuple(name for _, name in found)
 
 
 def _find_images(folder: Path, model: Path, first_name: str) -> tuple[Path, Path]:

@@ -25,11 +25,24 @@ MAX_POINT_BYTES = 2**28
 
 def write_scene_json(meta: SceneMeta, path: Path) -> None:
     """Write a scene to `path`, and its points to `<name>_points.npy` beside it; each appears complete or not at all."""
-    points_path = _points_path(path)
+    document, points = scene_to_json(meta, _points_path(path).name)
+    if points is not None:
+        _write_whole(_points_path(path), points)
+    _write_whole(path, document)
+
+
+def scene_to_json(meta: SceneMeta, points_name: str = "scene_points.npy") -> tuple[bytes, bytes | None]:
+    """A scene as the contents of its two files: the description, and the points or None.
+
+    Args:
+        meta: The scene.
+        points_name: What the description calls the file of the points.
+    """
+    points = None
     if meta.points is not None:
         buffer = io.BytesIO()
         np.save(buffer, meta.points.astype(np.float32), allow_pickle=False)
-        _write_whole(points_path, buffer.getvalue())
+        points = buffer.getvalue()
     document = {
         "schema": SCHEMA,
         "name": meta.name,
@@ -44,7 +57,7 @@ def write_scene_json(meta: SceneMeta, path: Path) -> None:
             "aabb_scale": meta.frame.aabb_scale,
         },
         "applied_transform": None if meta.applied_transform is None else meta.applied_transform.tolist(),
-        "points": None if meta.points is None else points_path.name,
+        "points": None if meta.points is None else points_name,
         "split": dataclasses.asdict(meta.split),
         "images": [
             {
@@ -54,7 +67,7 @@ def write_scene_json(meta: SceneMeta, path: Path) -> None:
             for name, camera in zip(meta.image_names, meta.cameras, strict=True)
         ],
     }  # fmt: skip
-    _write_whole(path, json.dumps(document, allow_nan=False).encode())
+    return json.dumps(document, allow_nan=False).encode(), points
 
 
 def read_scene_json(path: Path) -> SceneMeta:
@@ -64,7 +77,21 @@ def read_scene_json(path: Path) -> SceneMeta:
         UserError: naming file and place, if anything is damaged or comes from a newer version.
     """
     document = read_json(path)
-    file = path.name
+    points = None if document.get("points") is None else _read_points(path)
+    return scene_from_json(document, points, where=path)
+
+
+def scene_from_json(document: JsonObject, points: np.ndarray | None, *, where: Path) -> SceneMeta:
+    """The scene that a parsed description and its points make.
+
+    Args:
+        document: What `scene_to_json` made, parsed.
+        points: [P,3] float32 or None.
+        where: The file, for messages.
+    Raises:
+        UserError: as `read_scene_json`.
+    """
+    path, file = where, where.name
     if document.get("schema") != SCHEMA:
         raise UserError(
             f"scene description of version {document.get('schema')!r}, this program reads version {SCHEMA}", where=path,
@@ -85,7 +112,7 @@ def read_scene_json(path: Path) -> SceneMeta:
         frame=_read_frame(document.get("frame"), f"{file}: frame"),
         background=(background[0], background[1], background[2]),
         has_alpha=document.get("has_alpha") is True,
-        points=None if document.get("points") is None else _read_points(path),
+        points=points,
         applied_transform=None if applied is None else _read_array(applied, (3, 4), f"{file}: applied_transform"),
         source=as_text(document.get("source"), f"{file}: source"),
     )
@@ -110,7 +137,21 @@ def _read_points(path: Path) -> np.ndarray:
     try:
         if points_path.stat().st_size > MAX_POINT_BYTES:
             raise UserError("too large", where=points_path)
-        points = np.load(points_path, allow_pickle=False)
+        data = points_path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the scene's points cannot be read ({error})", where=points_path, fix="Restore it") from None
+    return points_from_bytes(data, where=points_path)
+
+
+def points_from_bytes(data: bytes, *, where: Path) -> np.ndarray:
+    """Sparse points [P,3] float32 from the content of their file.
+
+    Raises:
+        UserError: if they are damaged.
+    """
+    points_path = where
+    try:
+        points = np.load(io.BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"the scene's points cannot be read ({error})", where=points_path, fix="Restore it") from None
     if not isinstance(points, np.ndarray) or points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 3:

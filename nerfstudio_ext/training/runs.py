@@ -134,7 +134,7 @@ class OpenedRun:
     """A trained method, ready to render; nothing in its folder will be written.
 
     Attributes:
-        path: The run folder.
+        path: The run folder, or the scene file.
         config: What config.json says.
         meta: The capture without its pixels.
         method: With the weights of the checkpoint.
@@ -149,6 +149,11 @@ class OpenedRun:
     step: int
     skipped: tuple[str, ...] = ()
 
+    @property
+    def results(self) -> Path:
+        """The folder where renders and exports go by default: the run's own, or one beside the scene file."""
+        return self.path if self.path.is_dir() else self.path.with_suffix("")
+
     def renderer(self) -> RayRenderer:
         """The run seen through the one window of viewer and exporters."""
         device = next(iter(self.method.parameters())).device
@@ -162,12 +167,20 @@ def open_run(path: Path, *, checkpoint: int | None = None, device: torch.device 
     """Load a run's newest intact checkpoint, or the one of a given step.
 
     Args:
-        path: A run folder, a file in it, or a folder that holds runs (the newest is taken).
+        path: A run folder, a file in it, a folder that holds runs (the newest is taken), or a scene file (.nsx).
         checkpoint: Step of the checkpoint.
         device: Where the weights go.
     Raises:
         UserError: if there is no run, or no intact checkpoint, or the weights do not fit the config.
     """
+    from .scene_file import is_scene_file, open_scene_file
+
+    if is_scene_file(path):
+        opened = open_scene_file(path, device=device)
+        if checkpoint not in (None, opened.step):
+            fix = "Leave --checkpoint out"
+            raise UserError(f"it holds step {opened.step}, not {checkpoint}", where=path, fix=fix)
+        return opened
     folder = find_run(path)
     config = read_run_config(folder)
     meta = read_scene_json(folder / "scene.json")
