@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -135,4 +136,5 @@ class Visitors:
         self._room.scheduler.remove_client(client.client_id)
         self._room.transport.remove_client(client.client_id)
         if desk is not None:
-            self._builders.submit(desk.leave)
+            with contextlib.suppress(RuntimeError):  # the viewer is being closed and lets go of all desks itself
+                self._builders.submit(desk.leave)
