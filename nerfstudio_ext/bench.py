@@ -95,6 +95,18 @@ def bench_aug(progress: Progress | None = None, *, seconds: float = TRAINING_SEC
     return {"schema": 1, "ratios": ratios, "plain_step_ms": plain_ms, "threads": torch.get_num_threads()}
 
 
+def ball_training(seconds: float) -> tuple[Ngp, Callable[[], None]]:
+    """The fast field trained on the striped ball for a while, and a function that trains it one more step."""
+    trained = _train_ball(seconds, SilentProgress()).method
+    optimizer, generator = _optimizer(trained), torch.Generator().manual_seed(2)
+    cameras, count = _ball_meta().cameras, iter(range(10**6, 10**9))
+
+    def step() -> None:
+        _one_step(trained, optimizer, *_ball_batch(cameras, trained.n_rays, generator), next(count))
+
+    return trained, step
+
+
 def _aug_step(trained: Ngp, config: AugConfig, rays: Rays, batch: PixelBatch) -> Callable[[], None]:
     """A training step of a copy of a trained field, at the full number of samples."""
     twin = Aug(config, _ball_meta(), seed=0)

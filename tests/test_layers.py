@@ -26,7 +26,8 @@ LAYERS = {
 NEIGHBOURS = {
     ("cameras", "lenses"), ("cameras", "rays"), ("camera_paths", "cameras"), ("camera_paths", "lenses"),
     ("camera_paths", "strict_json"), ("normals", "cameras"),
-    ("stages", "training"), ("viewer", "exporters"), ("cli", "bench"), ("cli", "viewer_bench"), ("__main__", "cli"),
+    ("stages", "training"), ("viewer", "exporters"), ("cli", "bench"), ("cli", "viewer_bench"),
+    ("viewer_bench", "bench"), ("__main__", "cli"),
 }  # fmt: skip
 """Imports inside one layer that are wanted; every other module of the same layer is out of reach."""
 WINDOW_ONLY = {"viewer", "exporters"}

@@ -11,7 +11,7 @@ from .console import Output
 from .options import CommonOptions
 from .parsing import did_you_mean
 
-SUBJECTS = ("cpu", "aug")
+SUBJECTS = ("cpu", "aug", "viewer")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class BenchOptions(CommonOptions):
     """Options of `nsx bench`."""
 
     subject: tyro.conf.Positional[str] = "cpu"
-    """What to measure: cpu (kernels against the reference) or aug (augmented against plain training steps)."""
+    """What to measure: cpu (kernels against the reference), aug (augmented against plain training steps) or viewer
+    (every target of the live viewer, with stand-in browsers; some minutes)."""
 
 
 def options_for(argv: list[str]) -> tuple[type[BenchOptions], list[str]]:
@@ -34,6 +35,8 @@ def run(options: BenchOptions, out: Output) -> None:
         raise UserError(
             f"'{options.subject}' cannot be measured{hint}", where="nsx bench", fix=f"Use one of: {', '.join(SUBJECTS)}"
         )
+    if options.subject == "viewer":
+        return _run_viewer(out)
     from ..bench import bench_aug, bench_cpu
 
     bench, title = bench_cpu, "Ratios against the reference (larger is faster)"
@@ -43,4 +46,18 @@ def run(options: BenchOptions, out: Output) -> None:
         result = bench(progress)
     out.box(title, {k: f"{v:.2f} x" for k, v in result["ratios"].items()})
     out.box("Rates", {k: f"{v:,.0f}" for k, v in result.items() if isinstance(v, (int, float)) and k != "schema"})
+    out.result(result)
+
+
+def _run_viewer(out: Output) -> None:
+    from ..viewer_bench.run import bench_viewer
+
+    with out.progress() as progress:
+        result = bench_viewer(progress)
+    rows = {}
+    for name, figure in result.items():
+        if isinstance(figure, dict):
+            verdict = "met" if figure["met"] else "MISSED"
+            rows[f"{name} {verdict}"] = f"{figure['value']} of {figure['target']}: {figure['about']}"
+    out.box("Targets of the viewer", rows)
     out.result(result)

@@ -43,6 +43,7 @@ def run(options: ViewOptions, out: Output) -> None:
     from ..kernels import set_threads
     from ..methods import method_name
     from ..training.runs import open_run
+    from ..training.scene_file import chosen_world_frame
     from ..viewer import Site, ViewerServer
     from ..viewer.provenance import provenance_panel
     from .paths import up_of
@@ -55,8 +56,9 @@ def run(options: ViewOptions, out: Output) -> None:
     others = others_of(options, opened)
     meta = opened.meta
     site = Site(
-        folder=opened.path,
+        folder=opened.results,
         frame=meta.frame,
+        world=chosen_world_frame(opened.path),
         photo_names=[meta.image_names[i] for i in meta.split.train],
         exports=exports_of(opened),
         content_id=lambda: f"{opened.path.name} step {opened.step}",
@@ -101,7 +103,7 @@ def others_of(options: ViewOptions, opened: OpenedRun) -> dict[str, Renderer]:
     found: dict[str, Renderer] = {}
     for path in options.compare:
         other = open_run(path)
-        name = other.path.name
+        name = other.path.stem
         while name in found or name == "this run":
             name += "'"
         found[name] = moved(other.renderer(), opened.meta.frame, other.meta.frame)

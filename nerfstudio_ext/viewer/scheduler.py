@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 OVERDUE = 2.5
 """A moving frame that takes so many times its budget is given up when the camera has moved on."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 8.0
+BUSY = 1.5
+"""Load of the machine per core above which others want all cores; the viewer alone keeps it below."""
 PUBLISH_S = 0.25
 """A copy of the weights costs the trainer time: not more often than this, even while somebody moves."""
 
@@ -249,7 +251,7 @@ class Scheduler:
                 seat.served_at = started_at
                 token = _token_for(job, seat.slot, job.newest.view.look.budget_s, self._clock)
                 running = self._running = _Running(job, token, started_at)
-                n_threads = 1 if self.planner.train_age_s is not None else available_cores()
+                n_threads = 1 if self.planner.train_age_s is not None else free_cores()
             shot = self._render(sources, job, running.token, n_threads)
             width, height = job.newest.view.size(job.long_side)
             with self._cond:
@@ -321,3 +323,14 @@ def _is_late(job: Job, planner: Planner) -> bool:
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_cores() -> int:
+    """Cores that a picture should be rendered on: one where others keep all of them busy.
+
+    Threads of one picture wait for the slowest of them; on a machine whose cores are taken, two were several times
+    slower than one.
+    """
+    cores = available_cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return 1 if load > BUSY * cores else cores

@@ -16,7 +16,7 @@ import numpy as np
 import viser
 from jaxtyping import UInt8
 
-from ..camera_paths import Similarity
+from ..camera_paths import Similarity, WorldFrame
 from ..cameras import Cameras
 from ..progress import TrainRequest, TrainStatus
 from ..renderer import Renderer
@@ -59,6 +59,7 @@ class Site:
     Attributes:
         folder: Run folder: films, paths and the world frame go there. None keeps them in a temporary folder.
         frame: From the source frame to the training frame.
+        world: The world frame that came with the run, where its folder has none.
         photo_names: Names of the training photos.
         has_trainer: Whether a training runs behind the viewer and serves requests.
         exports: What can be exported besides pictures, by name.
@@ -67,6 +68,7 @@ class Site:
 
     folder: Path | None = None
     frame: Similarity | None = None
+    world: WorldFrame | None = None
     photo_names: Sequence[str] = ()
     has_trainer: bool = False
     exports: Mapping[str, ExportKind] = field(default_factory=dict)
@@ -282,7 +284,7 @@ def _make_room(
         scheduler=scheduler,
         transport=transport,
         training_views=TrainingViews(server, cameras, transport.photos),
-        world=WorldFrames(folder, site.frame, up),
+        world=WorldFrames(folder, site.frame, up, site.world),
         queue=RenderQueue(folder / "renders", scheduler.is_interactive),
         folder=folder,
         photos=transport.photos,

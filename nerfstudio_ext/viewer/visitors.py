@@ -115,7 +115,8 @@ class Visitors:
         place = desk.remembered.place
         if place is not None:
             position, look_at = (torch.tensor(v, dtype=torch.float64) for v in (place.position, place.look_at))
-            desk.attempt(lambda: desk.go_to(Stand(position, look_at, place.fov_y)))
+            with writes_to(desk.client):
+                desk.attempt(lambda: desk.go_to(Stand(position, look_at, place.fov_y)))
         self._build(desk, self._places)
 
     def _build(self, desk: Desk, places: list[PanelPlace]) -> None:

@@ -32,9 +32,10 @@ class WorldFrames:
         folder: The run folder.
         frame: From the source frame to the training frame.
         up: Upward direction of the training frame, until somebody chooses one.
+        packed: What was chosen before, where the folder has nothing newer (a scene file carries it).
     """
 
-    def __init__(self, folder: Path, frame: Similarity | None, up: Vector) -> None:
+    def __init__(self, folder: Path, frame: Similarity | None, up: Vector, packed: WorldFrame | None = None) -> None:
         self._folder, self._frame = folder, frame
         self._default_up = torch.tensor(up, dtype=torch.float64)
         self._lock = threading.Lock()
@@ -42,10 +43,10 @@ class WorldFrames:
         self._own = world_frame_of(frame, self._default_up, self._to_training(zero), None)
         self.on_change: list[Callable[[], None]] = []
         try:
-            self._chosen = read_world_frame(folder)
+            self._chosen = read_world_frame(folder) or packed
         except UserError as error:
             logger.warning("the world frame is not used: %s", error.line)
-            self._chosen = None
+            self._chosen = packed
 
     @property
     def chosen(self) -> WorldFrame | None:

@@ -40,7 +40,7 @@ def jobs_panel(desk: Desk) -> Refresh:
             raise UserError("that job is gone", fix="Choose another one")
         return found
 
-    desk.on(download.on_click, lambda: send(desk, job()))
+    desk.on(download.on_click, lambda: send(desk, job(), at_once=True))
     desk.on(cancel.on_click, lambda: queue.cancel(job().number))
 
     def refresh(state: RoomState) -> None:
@@ -83,9 +83,13 @@ def offer_to(desk: Desk) -> Callable[[QueueJob], None]:
     return lambda job: desk.attempt(lambda: send(desk, job))
 
 
-def send(desk: Desk, job: QueueJob) -> None:
+def send(desk: Desk, job: QueueJob, *, at_once: bool = False) -> None:
     """Send the result of a job to a browser: one file as it is, several as a ZIP archive.
 
+    Args:
+        desk: The browser.
+        job: A finished job.
+        at_once: Let the browser save it now; else it shows a link.
     Raises:
         UserError: if there is none, or it is too large for this way.
     """
@@ -96,9 +100,9 @@ def send(desk: Desk, job: QueueJob) -> None:
         raise UserError("the result is larger than a gigabyte", where=files[0].parent, fix="Copy it from that folder")
     main = [file for file in files if file.suffix != ".json"] or files
     if len(main) == 1:
-        desk.client.send_file_download(main[0].name, main[0].read_bytes())
+        desk.client.send_file_download(main[0].name, main[0].read_bytes(), save_immediately=at_once)
     else:
-        desk.client.send_file_download(f"{Path(job.title).stem}.zip", archive(files))
+        desk.client.send_file_download(f"{Path(job.title).stem}.zip", archive(files), save_immediately=at_once)
 
 
 def archive(files: list[Path]) -> bytes:
