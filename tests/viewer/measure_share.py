@@ -18,9 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.viewer.fakes import FakeBrowser
+from nerfstudio_ext.viewer_bench.browser import FakeBrowser, cookie_from
 
 SIZE = (1280, 720)
+LINK = r"Viewer: (http://127\.0\.0\.1:(\d+)/\?token=\w+)"
 WAITING_HEIGHT = 480
 """Height of the picture that says that the first one is on its way; pictures of the scene are smaller or larger."""
 
@@ -47,8 +48,9 @@ def measure(capture: Path, window: float, pairs: int, folder: Path) -> dict[str,
     assert process.stdout is not None
     try:
         lines = iter(process.stdout.readline, "")
-        port = next(int(found[1]) for line in lines if (found := re.search(r"http://127\.0\.0\.1:(\d+)", line)))
-        browser = FakeBrowser(port)
+        link, port = next(found.groups() for line in lines if (found := re.search(LINK, line)))
+        port, cookie = int(port), cookie_from(link)
+        browser = FakeBrowser(port, cookie)
         browser.look(size=SIZE)
         next(line for line in lines if line.startswith("train ..."))
         started = time.perf_counter()
@@ -57,7 +59,7 @@ def measure(capture: Path, window: float, pairs: int, folder: Path) -> dict[str,
         browser.close()
         with_browser, without = [], [steps_per_second(folder, window)]
         for _ in range(pairs):
-            browser = FakeBrowser(port)
+            browser = FakeBrowser(port, cookie)
             browser.look(size=SIZE)
             time.sleep(2.0)  # who stays pays for the first pictures once
             with_browser.append(steps_per_second(folder, window))
