@@ -63,7 +63,7 @@ COMMANDS = {
     ),
     "import": Command("importing", "gnt FILE", "Convert weights that other programs trained."),
     "corrupt": Command("corrupt", "CAPTURE", "Copy a capture with bad training photos or poses, to test robustness."),
-    "bench": Command("bench", "cpu", "Measure this machine: ratios of the kernels against the reference."),
+    "bench": Command("bench", "cpu|aug|viewer", "Measure this machine: kernels, training steps, the viewer's targets."),
 }
 
 

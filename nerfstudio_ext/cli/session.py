@@ -98,6 +98,8 @@ class Session:
 
     def _start_viewer(self) -> ViewerServer:
         from ..kernels import set_threads
+        from ..training.checkpoints import list_checkpoints
+        from ..training.snapshots import FOLDER as SNAPSHOTS
         from ..viewer import Site, ViewerServer
         from .paths import up_of
         from .viewer_links import link_lines, viewer_secret
@@ -123,6 +125,7 @@ class Session:
             set_threads=set_threads,
             notice=self.progress.warn,
         )
+        viewer.answered("", tuple(step for step, _ in list_checkpoints(self.run.path / SNAPSHOTS)))
         for line in link_lines(viewer):
             self.out.say(line)
         return viewer
