@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ..camera_paths import CropBox
+from ..camera_paths import CropBox, WorldFrame
 from ..cameras import Camera
 from ..errors import UserError
 from ..progress import Progress
@@ -128,12 +128,14 @@ class ExportRequest:
         name: Name of the file without suffix.
         folder: Where it goes.
         crop: Box to stay in, training frame, or None.
+        world: The frame people chose, or None.
         options: What its panel asked, by name of the option.
     """
 
     name: str
     folder: Path
     crop: CropBox | None
+    world: WorldFrame | None = None
     options: dict[str, object] = field(default_factory=dict)
 
 

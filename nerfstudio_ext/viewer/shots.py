@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -182,6 +183,7 @@ def _empty_frame(camera: Camera) -> Frame:
 
 def depth_along_axis(frame: Frame, camera: Camera) -> Float[Tensor, "H W"]:
     """Depth along the view axis of a frame (its own depth is ray length); perspective cameras."""
-    u = (torch.arange(camera.width, dtype=torch.float32) + 0.5 - float(camera.K[0, 2])) / float(camera.K[0, 0])
-    v = (torch.arange(camera.height, dtype=torch.float32) + 0.5 - float(camera.K[1, 2])) / float(camera.K[1, 1])
-    return frame.depth / torch.sqrt(1 + u[None, :] ** 2 + v[:, None] ** 2)
+    # numpy on purpose: torch would start a team of threads for this, which stalls where all cores are busy.
+    u = (np.arange(camera.width, dtype=np.float32) + 0.5 - float(camera.K[0, 2])) / float(camera.K[0, 0])
+    v = (np.arange(camera.height, dtype=np.float32) + 0.5 - float(camera.K[1, 2])) / float(camera.K[1, 1])
+    return torch.from_numpy(frame.depth.numpy() / np.sqrt(1 + u[None, :] ** 2 + v[:, None] ** 2).astype(np.float32))

@@ -52,7 +52,7 @@ class Visitors:
         self.desks: dict[int, Desk] = {}
         self._room, self._gate, self._waiting = room, gate, waiting
         self._places: list[PanelPlace] = []
-        self._builders = ThreadPoolExecutor(2, "nsx-desk")
+        self._builders = ThreadPoolExecutor(1, "nsx-desk")
 
     def open(self) -> None:
         """Let browsers in; those that wait already are served at once."""

@@ -76,22 +76,22 @@ def photo_like(height: int, width: int) -> Float[Tensor, "H W 3"]:
 
 
 class TimedRenderer:
-    """Notes when renders of another renderer begin and end, and whether they were finished."""
+    """Notes when renders of another renderer end, and the width of the one that runs (0 for none)."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self.background = renderer.background
-        self.began_at = self.ended_at = 0.0
         self.width = 0
+        self.ends: list[float] = []
 
     def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
         """The other's picture."""
-        self.began_at = time.perf_counter()
         self.width = camera.width
         try:
             return self._renderer.render(camera, cancel=cancel)
         finally:
-            self.ended_at = time.perf_counter()
+            self.width = 0
+            self.ends.append(time.perf_counter())
 
 
 def two_spheres(camera: Camera) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:

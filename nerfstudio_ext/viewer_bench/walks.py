@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import kernels
 from ..cameras import Cameras
 from ..renderer import Renderer
 from ..viewer import ViewerServer
@@ -24,7 +25,7 @@ CAMERAS_PER_S = 50
 @contextlib.contextmanager
 def serving(renderer: Renderer | None, port: int = 0, secret: bytes | None = None) -> Iterator[ViewerServer]:
     """A viewer of a scene without training cameras."""
-    viewer = ViewerServer(Cameras([]), port=port, secret=secret)
+    viewer = ViewerServer(Cameras([]), port=port, secret=secret, set_threads=kernels.set_threads)
     if renderer is not None:
         viewer.set_renderer(renderer)
     try:

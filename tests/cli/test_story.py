@@ -119,7 +119,8 @@ def test_view_serves_a_page_without_the_photos(tiny_run: Path, tmp_path: Path) -
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
         assert url.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(url, timeout=20) as page:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(url, timeout=20) as page:
             assert b"<html" in page.read(2000)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)

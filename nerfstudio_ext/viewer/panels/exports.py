@@ -50,20 +50,15 @@ def _folder(desk: Desk, key: str, kind: ExportKind) -> viser.GuiButtonHandle:
             file_stems([name.value or key])[0],
             desk.room.folder / "exports",
             crop_box(desk.look.crop) if crops.value and desk.look.crop is not None else None,
+            desk.room.world.chosen,
             {option: handle.value for option, handle in options.items()},
         )
-        desk.room.queue.submit(
-            f"{kind.label}: {request.name}", functools.partial(_work, desk, kind, request), offer_to(desk)
-        )
+        desk.room.queue.submit(f"{kind.label}: {request.name}", functools.partial(_work, kind, request), offer_to(desk))
         desk.say("Added to the queue", kind.label)
 
     desk.on(button.on_click, start)
     return button
 
 
-def _work(desk: Desk, kind: ExportKind, request: ExportRequest, progress: JobProgress) -> list[Path]:
-    files = kind.run(request, progress, progress.cancel)
-    for file in files:
-        if file.suffix == ".json":
-            desk.room.world.stamp(file)
-    return files
+def _work(kind: ExportKind, request: ExportRequest, progress: JobProgress) -> list[Path]:
+    return kind.run(request, progress, progress.cancel)
