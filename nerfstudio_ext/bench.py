@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,12 +74,13 @@ def bench_aug(progress: Progress | None = None, *, seconds: float = TRAINING_SEC
     trained = _train_ball(seconds, progress).method
     rays, batch = _ball_batch(_ball_meta().cameras, trained.n_rays, torch.Generator().manual_seed(1))
     keys = ",".join(key for key in KEYS if key != "weights")
+    every_step = AugConfig(
+        field="hash", hash=trained.config, keys=keys, adversary_from=0, adversary_every=1, correct_poses=0.0
+    )
     steps = {
-        "plain": _aug_step(trained, AugConfig(field="hash", hash=trained.config, mix=0.0), rays, batch),
-        "still": _aug_step(
-            trained, AugConfig(field="hash", hash=trained.config, keys=keys, iterations="0"), rays, batch
-        ),
-        "moved": _aug_step(trained, AugConfig(field="hash", hash=trained.config, keys=keys), rays, batch),
+        "plain": _aug_step(trained, replace(every_step, mix=0.0), rays, batch),
+        "still": _aug_step(trained, replace(every_step, iterations="0"), rays, batch),
+        "moved": _aug_step(trained, every_step, rays, batch),
     }
     progress.stage("training steps", 2 * REPEATS)
     rounds = []

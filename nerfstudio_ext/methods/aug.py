@@ -22,9 +22,10 @@ from ..renderer import RayLayer
 from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .aug_balls import Ball, Deltas, ascend, random_start, weight_disturbance
+from .aug_cameras import CameraCorrections
 from .aug_hash import HashScene
 from .aug_mlp import MlpScene
-from .aug_settings import AugConfig, disturbs, key_names, plans
+from .aug_settings import AugConfig, correction_radius, disturbs, key_names, plans
 from .protocol import ParamGroup
 
 ADVERSARY_SEED = 0x5EED
@@ -66,6 +67,8 @@ class Aug(nn.Module):
         self.scene: HashScene | MlpScene = (
             HashScene(config, meta, seed=seed) if config.field == "hash" else MlpScene(config, meta, seed=seed)
         )
+        radius = correction_radius(config)
+        self.cameras = CameraCorrections(len(meta.cameras), meta.split.train, radius) if radius > 0 else None
         self._disturbs_weights = "weights" in key_names(config) and config.weight_strength > 0
         self._pending: list[tuple[nn.Parameter, Tensor]] = []
 
@@ -79,8 +82,8 @@ class Aug(nn.Module):
         self.scene.n_rays = n
 
     def param_groups(self) -> list[ParamGroup]:
-        """The parameters of the scene."""
-        return self.scene.param_groups()
+        """The parameters of the scene, and the corrections of its cameras."""
+        return [*self.scene.param_groups(), *(self.cameras.param_groups() if self.cameras is not None else [])]
 
     def lr_factor(self, progress: float) -> float:
         """The schedule of the scene."""
@@ -89,14 +92,20 @@ class Aug(nn.Module):
     def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
         """Clean and disturbed loss of one batch, each with its share; see `Method.train_step`."""
         self._restore_weights()
-        if not disturbs(self.config, step):
+        cameras = self.cameras if self.cameras is not None and self.cameras.are_of_use else None
+        if cameras is not None:
+            rays = cameras.corrected(rays, batch.cam_ids)
+        if not disturbs(self.config, step) or (cameras is None and not key_names(self.config)):
             return self.scene.plain_losses(rays, batch, step)
         begun = self.scene.begin(rays, batch, step)
-        deltas = self.worst(begun)
+        deltas, slopes = self._search(begun, self.config, self.adversary_generator, cameras)
         if self._disturbs_weights:
             self._disturb_weights(begun, deltas)
-        total, disturbed, mse = begun.objective(deltas, self.config.mix)
-        share = self.config.mix * disturbed
+        mix = self.config.mix if deltas or self._disturbs_weights else 0.0
+        total, disturbed, mse = begun.objective(deltas, mix)
+        if cameras is not None:
+            total = total + cameras.pull(slopes)
+        share = mix * disturbed
         # One graph holds both losses; what is shown as the second carries no gradient of its own.
         return {"color": total - share, "disturbed": torch.tensor(share), "mse": mse}
 
@@ -104,6 +113,8 @@ class Aug(nn.Module):
         """Take the disturbance of the weights back, then the scene's own upkeep."""
         self._restore_weights()
         self.scene.after_step(step)
+        if self.cameras is not None and self.cameras.are_of_use and disturbs(self.config, step):
+            self.cameras.project()
 
     def render_rays(self, rays: Rays) -> RayOutputs:
         """Evaluate rays with the present weights, undisturbed."""
@@ -132,6 +143,8 @@ class Aug(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """All tensors and both random states."""
         state = {f"scene.{name}": value for name, value in self.scene.state_dict().items()}
+        if self.cameras is not None:
+            state |= {f"cameras.{name}": value for name, value in self.cameras.state_dict().items()}
         return {**state, "adversary_generator": self.adversary_generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
@@ -139,6 +152,9 @@ class Aug(nn.Module):
         self._pending = []
         own = dict(state)
         self.adversary_generator.set_state(own.pop("adversary_generator"))
+        cameras = {name.removeprefix("cameras."): own.pop(name) for name in list(own) if name.startswith("cameras.")}
+        if self.cameras is not None:
+            self.cameras.load_state_dict(cameras)
         scene = {name.removeprefix("scene."): value for name, value in own.items()}
         return self.scene.load_state_dict(scene, strict, assign)
 
@@ -146,7 +162,12 @@ class Aug(nn.Module):
         self, begun: AugBatch, config: AugConfig | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """The disturbance that the adversary of a config (default: its own) finds for a batch."""
-        config = config or self.config
+        return self._search(begun, config or self.config, generator or self.adversary_generator, None)[0]
+
+    def _search(
+        self, begun: AugBatch, config: AugConfig, generator: torch.Generator, cameras: CameraCorrections | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The worst disturbance, and the slopes of the loss in corrections of the cameras, where these are wanted."""
         balls, shapes = {}, {}
         for key, plan in plans(config).items():
             for name, shape in begun.shapes([key]).items():
@@ -158,8 +179,9 @@ class Aug(nn.Module):
                     Ball(plan.radius * unit, length, plan.iterations, plan.norm, plan.is_friendly),
                     shape,
                 )
-        start = random_start(balls, shapes, generator or self.adversary_generator)
-        return ascend(lambda deltas: begun.disturbed(deltas, for_weights=False), start, balls)
+        start = random_start(balls, shapes, generator)
+        still = cameras.still() if cameras is not None else None
+        return ascend(lambda deltas: begun.disturbed(deltas, for_weights=False), start, balls, still)
 
     def _disturb_weights(self, begun: AugBatch, deltas: Deltas) -> None:
         """Change the weights until the optimiser has stepped; `_restore_weights` takes it back."""

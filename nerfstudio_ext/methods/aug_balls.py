@@ -71,7 +71,9 @@ def random_start(
     return {key: ball.start(shapes[key], generator) for key, ball in balls.items()}
 
 
-def ascend(loss_of: Callable[[Deltas], Tensor], start: Deltas, balls: Mapping[str, Ball]) -> dict[str, Tensor]:
+def ascend(
+    loss_of: Callable[[Deltas], Tensor], start: Deltas, balls: Mapping[str, Ball], still: Deltas | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Move all deltas together to where the loss is larger: projected gradient ascent.
 
     One joint evaluation per iteration; a key moves as long as its own iterations last. Leaves no gradient anywhere.
@@ -80,20 +82,25 @@ def ascend(loss_of: Callable[[Deltas], Tensor], start: Deltas, balls: Mapping[st
         loss_of: Scalar loss for given deltas, differentiable in them.
         start: The first deltas.
         balls: Ball of each key.
+        still: Added to the deltas of the same names in the first evaluation; its slopes are wanted.
     Returns:
-        The last deltas, without gradients.
+        The last deltas, without gradients; and the gradients in `still`.
     Source: Madry et al. 2018; in radiance fields Chen et al. 2022 (Aug-NeRF), section 3.2. With a single start the
         published "keep the worst" rule always keeps the last point, so it needs no further evaluation.
     """
-    deltas = dict(start)
-    for iteration in range(max((ball.iterations for ball in balls.values()), default=0)):
+    deltas, slopes = dict(start), dict[str, Tensor]()
+    for iteration in range(max([ball.iterations for ball in balls.values()] + [1 if still else 0])):
         moving = [key for key in deltas if iteration < balls[key].iterations]
         leaves = {key: deltas[key].detach().requires_grad_(key in moving) for key in deltas}
-        gradients = torch.autograd.grad(loss_of(leaves), [leaves[key] for key in moving], allow_unused=True)
-        for key, gradient in zip(moving, gradients, strict=True):
+        added = {key: delta.detach().requires_grad_() for key, delta in (still or {}).items() if iteration == 0}
+        joined = leaves | {key: leaves[key] + added[key] if key in leaves else added[key] for key in added}
+        asked = [leaves[key] for key in moving] + list(added.values())
+        found = torch.autograd.grad(loss_of(joined), asked, allow_unused=True)
+        for key, gradient in zip(moving, found, strict=False):
             if gradient is not None:
                 deltas[key] = balls[key].moved(leaves[key].detach(), gradient)
-    return {key: delta.detach() for key, delta in deltas.items()}
+        slopes |= {key: g for key, g in zip(added, found[len(moving) :], strict=True) if g is not None}
+    return {key: delta.detach() for key, delta in deltas.items()}, slopes
 
 
 def weight_disturbance(loss: Tensor, weights: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
@@ -17,6 +18,14 @@ KEYS = ("pose", "depth", "points", "features", "raw", "rgb", "weights")
 """What can be disturbed: cameras, distances along rays, sample positions, the hidden (or encoded) vector, raw colour
 and density, rendered colour, and the networks' weights."""
 ADVERSARIES = ("worst", "friendly", "random")
+ATTACK_KEYS = "pose,depth,points,features,raw"
+"""What is attacked where the stability of a scene is measured, and disturbed as published."""
+DEFAULT_KEYS = {"mlp": ATTACK_KEYS, "hash": ""}
+"""What is disturbed by default. On the fast field a worst case costs more on clean photos than it gives on bad ones
+within minutes of training (docs/results.md), so only friends work there: corrected cameras, a patient colour loss."""
+DEFAULT_START = {"mlp": (0, 1), "hash": (100, 6)}
+"""First step with an adversary, and every how many steps there is one from there on."""
+DEFAULT_CORRECTION = {"mlp": 0.0, "hash": 1.0}
 DEFAULT_RADII = {
     "mlp": {"pose": 0.1, "depth": 0.5, "points": 0.5, "features": 0.01, "raw": 0.05, "rgb": 0.02},
     "hash": {"pose": 0.1, "depth": 0.5, "points": 0.5, "features": 0.2, "raw": 0.2, "rgb": 0.02},
@@ -53,8 +62,9 @@ class AugConfig:
     mode: Literal["shared", "official"] = "shared"
     """Which weights the adversarial loss reaches: shared, those that are rendered, as the paper describes; official,
     a third network of its own with all faults of the released code, for comparison (mlp only)."""
-    keys: str = "pose,depth,points,features,raw"
-    """What is disturbed, of: pose, depth, points, features, raw, rgb, weights."""
+    keys: str | None = None
+    """What is disturbed, of: pose, depth, points, features, raw, rgb, weights. By default the first five for mlp, as
+    published, and none for hash, where `correct_poses` and `patient_huber` do the work."""
     radii: str | None = None
     """One radius for all keys or one per key. pose: degrees, and hundredths of a scene unit; depth: half sample
     spacings; points: half sample spacings, or pixels (mlp) or finest cells (hash) where these are smaller; features:
@@ -69,10 +79,18 @@ class AugConfig:
     """worst raises the loss, friendly lowers it, random stays where it starts; one or one per key."""
     mix: float = 0.5
     """Share of the adversarial loss (lambda); 0 is plain training, bit for bit."""
-    adversary_from: int = 0
-    """Training step from which on there is an adversary."""
-    adversary_every: int = 1
-    """From there on, every so many steps have one; the others are plain and cost less than half."""
+    adversary_from: int | None = None
+    """Training step from which on there is an adversary. By default 0 for mlp, 100 for hash."""
+    adversary_every: int | None = None
+    """From there on, every so many steps have one; the others are plain and cost less than half. By default every one
+    for mlp, every sixth for hash."""
+    correct_poses: float | None = None
+    """Largest correction of each training camera, degrees and hundredths of a scene unit: a friendly disturbance that
+    is kept from step to step and found in the steps with an adversary; 0: none. By default 1 for hash, 0 for mlp."""
+    patient_huber: float = 0.02
+    """Where the colour loss turns from squared to linear while more than 8 % of the rays are off by more than 0.3, as
+    with noisy photos; 0: no change. The Huber loss is what remains when a friend may change each rendered colour at
+    a price: this is a cheaper friend (hash only)."""
     weight_strength: float = 0.01
     """Length of the disturbance of the weights, relative to each weight (key weights)."""
     mlp: MlpConfig = dataclasses.field(default_factory=MlpConfig)
@@ -84,8 +102,14 @@ class AugConfig:
         plans(self)
         if not 0 <= self.mix <= 1:
             raise UserError(f"{self.mix} is not between 0 and 1", where="--mix")
-        if self.adversary_from < 0 or self.adversary_every < 1:
+        first, every = adversary_steps(self)
+        if first < 0 or every < 1:
             raise UserError("steps count from 0, every 1 or more", where="--adversary-from, --adversary-every")
+        for flag, value in (("--correct-poses", self.correct_poses or 0.0), ("--patient-huber", self.patient_huber)):
+            if not 0 <= value < math.inf:
+                raise UserError(f"{value} is out of range", where=flag, fix="Use 0 or more")
+        if self.mode == "official" and self.correct_poses:
+            raise UserError("the released code corrects no poses", where="--correct-poses", fix="Use --mode shared")
         if self.mode == "official" and self.field == "hash":
             raise UserError("the released code has no hash field", where="--mode official", fix="Use --mode shared")
 
@@ -136,19 +160,35 @@ def plans(config: AugConfig) -> dict[str, KeyPlan]:
 
 def key_names(config: AugConfig) -> list[str]:
     """The keys of the config, checked."""
-    keys = [key.strip() for key in config.keys.split(",") if key.strip()]
+    text = DEFAULT_KEYS[config.field] if config.keys is None else config.keys
+    keys = [key.strip() for key in text.split(",") if key.strip()]
     for key in keys:
         if key not in KEYS:
             raise UserError(f"'{key}' cannot be disturbed", where="--keys", fix=did_you_mean(key, KEYS))
     if len(set(keys)) != len(keys):
-        raise UserError(f"'{config.keys}' names a key twice", where="--keys", fix="Name each once")
+        raise UserError(f"'{text}' names a key twice", where="--keys", fix="Name each once")
     return keys
 
 
+def adversary_steps(config: AugConfig) -> tuple[int, int]:
+    """First step with an adversary, and every how many steps there is one."""
+    first, every = DEFAULT_START[config.field]
+    first = first if config.adversary_from is None else config.adversary_from
+    return first, every if config.adversary_every is None else config.adversary_every
+
+
+def correction_radius(config: AugConfig) -> float:
+    """How far cameras are corrected, degrees and hundredths of a scene unit; 0: not at all."""
+    if config.mix == 0:
+        return 0.0
+    return DEFAULT_CORRECTION[config.field] if config.correct_poses is None else config.correct_poses
+
+
 def disturbs(config: AugConfig, step: int) -> bool:
-    """Whether there is an adversary in a training step."""
-    since = step - config.adversary_from
-    return config.mix > 0 and since >= 0 and since % config.adversary_every == 0 and bool(key_names(config))
+    """Whether there is an adversary, or a friend that corrects cameras, in a training step."""
+    first, every = adversary_steps(config)
+    is_wanted = bool(key_names(config)) or correction_radius(config) > 0
+    return config.mix > 0 and is_wanted and step >= first and (step - first) % every == 0
 
 
 def _spread(flag: str, text: str, kind: type[T], n: int) -> list[T]:

@@ -141,14 +141,17 @@ class Ngp(nn.Module):
 
     def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
         """Loss of one batch; see `Method.train_step`."""
-        given = self.inputs(rays, batch, step)
+        return self.losses_of(self.inputs(rays, batch, step))
+
+    def losses_of(self, given: StepInputs) -> dict[str, Tensor]:
+        """`train_step` for a batch whose random part is drawn."""
         if self._space is None:
             self._space = kernels.make_space(self.field.table.device)
         result = kernels.field_step(
             self.field.tensors(), given.rays, given.jitter, given.target, given.background, self.occupancy.occupancy(),
             given.options, 2 * self.config.samples_per_batch, self._space, backend=self.config.backend,
         )  # fmt: skip
-        self.plan_next(result.n_marched, result.n_seen, result.n_dropped, len(rays))
+        self.plan_next(result.n_marched, result.n_seen, result.n_dropped, len(given.rays))
         return {"color": result.loss, "mse": torch.tensor(result.mse)}
 
     def inputs(self, rays: Rays, batch: PixelBatch, step: int) -> StepInputs:

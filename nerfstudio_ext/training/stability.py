@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cameras import Camera
 from ..methods.aug_attack import Disturber
-from ..methods.aug_settings import AugConfig
+from ..methods.aug_settings import ATTACK_KEYS, AugConfig
 from ..methods.protocol import Method
 from ..metrics import psnr
 from ..progress import Progress, SilentProgress
@@ -66,13 +66,14 @@ def measure_stability(
     progress: Progress | None = None,
     *,
     kinds: Sequence[str] | None = None,
+    strengths: Sequence[float] | None = None,
 ) -> list[StabilityCurve]:
     """Measure a method on images of a split under disturbances of growing strength.
 
     Poses and rays are disturbed for any method, features and the adversary where the inside can be reached (the fast
-    field and augmented training). The adversary has the keys and three ascent steps of the default settings and
-    disturbs groups of 1024 rays, each in its own way: a stronger opponent than one disturbance per image. `kinds`
-    leaves out all other curves.
+    field and augmented training). The adversary has all published keys with their default radii, takes three ascent
+    steps and disturbs groups of 1024 rays, each in its own way: a stronger opponent than one disturbance per image.
+    `kinds` leaves out all other curves, `strengths` all levels but these and 0.
 
     Raises:
         UserError: if the split is empty.
@@ -91,7 +92,11 @@ def measure_stability(
             ("features", "default radius, random", NOISE_LEVELS, lambda v, s: v.disturbed(disturber, noise(s))),
             ("attack", "default radius, worst case", NOISE_LEVELS, lambda v, s: v.disturbed(disturber, attack(s))),
         ]
-    jobs = [job for job in jobs if kinds is None or job[0] in kinds]
+    jobs = [
+        (name, unit, [level for level in levels if strengths is None or level in strengths], measure)
+        for name, unit, levels, measure in jobs
+        if kinds is None or name in kinds
+    ]
     curves, done = [], 0
     progress.stage("stability", len(views) * sum(1 + len(levels) for _, _, levels, _ in jobs))
     for name, unit, levels, measure in jobs:
@@ -123,7 +128,7 @@ def _settings(disturber: Disturber) -> tuple[Callable[[float], AugConfig], Calla
         return at(strength, "features", adversary="random")
 
     def attack(strength: float) -> AugConfig:
-        return at(strength, default.keys, iterations="3", step_sizes="0.5")
+        return at(strength, ATTACK_KEYS, iterations="3", step_sizes="0.5")
 
     return noise, attack
 

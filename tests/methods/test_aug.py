@@ -27,7 +27,7 @@ HASH = NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, col
 ALL = "pose,depth,points,features,raw,rgb"
 CONFIGS = {
     "mlp": AugConfig(mlp=MLP, keys=ALL),
-    "hash": AugConfig(field="hash", hash=HASH, keys=ALL),
+    "hash": AugConfig(field="hash", hash=HASH, keys=ALL, adversary_from=0, adversary_every=1),
     "official": AugConfig(mode="official", mlp=MLP, keys=ALL, step_sizes="0.001"),
 }
 each_field = pytest.mark.parametrize("name", ["mlp", "hash"])
@@ -164,7 +164,7 @@ def test_the_adversarial_loss_reaches_what_is_rendered(name: str):
     batch = begun(method)
     batch.disturbed(method.worst(batch), for_weights=True).backward()
     reached = {n for n, p in method.named_parameters() if p.grad is not None and bool(p.grad.any())}
-    assert reached == {n for n, _ in method.named_parameters()}
+    assert reached == {n for n, _ in method.named_parameters() if not n.startswith("cameras.")}
 
 
 def test_in_official_mode_it_does_not():
@@ -232,14 +232,14 @@ def test_ascent_on_a_known_function(norm: str):
     ball = Ball(radius=0.5, step=0.3, iterations=60, norm=norm)
     start = random_start({"d": ball}, {"d": (2, 2)}, torch.Generator().manual_seed(0))
     assert bool((start["d"].abs() <= 0.5).all())
-    end = ascend(lambda d: (slope * d["d"]).sum(), start, {"d": ball})["d"]
+    end = ascend(lambda d: (slope * d["d"]).sum(), start, {"d": ball})[0]["d"]
     if norm == "linf":
         assert torch.equal(end[0], torch.tensor([0.5, -0.5]))
         assert end[1, 0] == start["d"][1, 0]  # no slope, no step
     else:
         torch.testing.assert_close(end, 0.5 * slope / slope.norm(dim=1, keepdim=True), atol=1e-3, rtol=0)
     kind = dataclasses.replace(ball, is_friendly=True)
-    friendly = ascend(lambda d: (slope * d["d"]).sum(), start, {"d": kind})["d"]
+    friendly = ascend(lambda d: (slope * d["d"]).sum(), start, {"d": kind})[0]["d"]
     torch.testing.assert_close(friendly[0], -end[0], atol=1e-3, rtol=0)
 
 
@@ -249,14 +249,14 @@ def test_keys_may_differ_in_what_they_want():
     assert [plan.is_friendly for plan in found.values()] == [False, True, False]
     assert [plan.iterations for plan in found.values()] == [2, 2, 0]
     balls = {"up": Ball(1.0, 0.5, 1), "down": Ball(1.0, 0.5, 1, is_friendly=True)}
-    end = ascend(lambda d: d["up"].sum() + d["down"].sum(), {key: torch.zeros(1) for key in balls}, balls)
+    end, _ = ascend(lambda d: d["up"].sum() + d["down"].sum(), {key: torch.zeros(1) for key in balls}, balls)
     assert (float(end["up"]), float(end["down"])) == (0.5, -0.5)
 
 
 def test_each_key_moves_for_its_own_iterations():
     balls = {"one": Ball(10.0, 1.0, 1), "three": Ball(10.0, 1.0, 3), "none": Ball(10.0, 1.0, 0)}
     start = {key: torch.zeros(1) for key in balls}
-    end = ascend(lambda d: d["one"].sum() + d["three"].sum() + d["none"].sum(), start, balls)
+    end, _ = ascend(lambda d: d["one"].sum() + d["three"].sum() + d["none"].sum(), start, balls)
     assert {key: float(value) for key, value in end.items()} == {"one": 1.0, "three": 3.0, "none": 0.0}
 
 
@@ -323,18 +323,19 @@ def test_warming_up_changes_nothing(name: str, adversary_from: int):
 def test_before_its_first_step_the_adversary_changes_nothing(name: str):
     late = Aug(dataclasses.replace(CONFIGS[name], adversary_from=3), META, seed=3)
     never = Aug(dataclasses.replace(CONFIGS[name], mix=0.0), META, seed=3)
+    pairs = list(zip(late.scene.parameters(), never.scene.parameters(), strict=True))
     train(late, 3), train(never, 3)
-    assert all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
     train(late, 4), train(never, 4)
-    assert not all(torch.equal(a, b) for a, b in zip(late.parameters(), never.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 @each_field
 def test_every_other_step_may_be_plain(name: str, monkeypatch: pytest.MonkeyPatch):
     method = Aug(dataclasses.replace(CONFIGS[name], adversary_from=2, adversary_every=3), META, seed=0)
     searched = []
-    worst = Aug.worst
-    monkeypatch.setattr(Aug, "worst", lambda self, batch: searched.append(step) or worst(self, batch))
+    search = Aug._search
+    monkeypatch.setattr(Aug, "_search", lambda self, *given: searched.append(step) or search(self, *given))
     sampler = BallSampler(META)
     for step in range(9):
         batch = sampler.next(method.n_rays)

@@ -209,7 +209,7 @@ def test_radii(given: Figures):
 def test_ascent(given: Figures, prefix: str):
     iterations = 1 if prefix == "pgd1" else int(given.inputs["pgd_iters"])
     start = {str(name): given.expected(f"pgd1/init/{name}") for name in given.inputs["adv_keys"]}
-    final = ascend(lambda d: given.loss(given.render(ADVERSARY, d)), start, balls(given, iterations))
+    final, _ = ascend(lambda d: given.loss(given.render(ADVERSARY, d)), start, balls(given, iterations))
     for name, delta in final.items():
         is_same = (delta - given.expected(f"{prefix}/final/{name}")).abs() <= SAME
         assert is_same.float().mean() >= SAME_SHARE, name
