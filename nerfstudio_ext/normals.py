@@ -30,8 +30,7 @@ def normals_from_depth(depth: Float[Tensor, "H W"], camera: Camera) -> Float[Ten
     is_seen = depth.isfinite()
     t = torch.where(is_seen, depth, 0.0)
     points = rays.rays_o.reshape(*depth.shape, 3) + t[..., None] * rays_d
-    across = _tangent(points, t, is_seen, rays_d, 1)
-    down = _tangent(points, t, is_seen, rays_d, 0)
+    across, down = _tangents(points, t, is_seen, rays_d)
     normal = torch.cross(across, down, dim=-1)
     normal = torch.where(((normal * rays_d).sum(-1) > 0)[..., None], -normal, normal)
     length = normal.norm(dim=-1, keepdim=True)
@@ -50,23 +49,20 @@ def color_normals(normals: Float[Tensor, "H W 3"], alpha: Float[Tensor, "H W"] |
     return (0.5 + 0.5 * normals) * (is_known if alpha is None else is_known * alpha)[..., None]
 
 
-def _tangent(points: Tensor, t: Tensor, is_seen: Tensor, rays_d: Tensor, dim: int) -> Tensor:
-    """Slope of the surface per pixel along one axis of the picture."""
-    total = torch.zeros_like(points)
-    for side in range(-WINDOW, WINDOW + 1):
-        for step in range(1, WINDOW + 1):
-            shift = [0, 0]
-            shift[dim], shift[1 - dim] = step, side
-            for sign in (1, -1):
-                offset = (sign * shift[0], sign * shift[1])
-                moved, valid = _shifted(points, offset), _shifted(is_seen[..., None], offset)[..., 0] & is_seen
-                beside = _shifted(t[..., None], offset)[..., 0]
-                # How far apart the two points would be on a surface facing the camera.
-                spread = torch.minimum(t, beside) * (_shifted(rays_d, offset) - rays_d).norm(dim=-1)
-                jump = (beside - t).abs() / (LARGEST_SLOPE * spread).clamp_min(1e-12)
-                weight = torch.where(valid, 1 / (1 + jump**4), 0.0)
-                total = total + (weight * sign * step)[..., None] * (moved - points)
-    return total
+def _tangents(points: Tensor, t: Tensor, is_seen: Tensor, rays_d: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes of the surface per pixel along the rows and down the columns of the picture."""
+    across, down = torch.zeros_like(points), torch.zeros_like(points)
+    reach = range(-WINDOW, WINDOW + 1)
+    for offset in ((di, dj) for di in reach for dj in reach if (di, dj) != (0, 0)):
+        beside, is_known = _shifted(t, offset), _shifted(is_seen, offset) & is_seen
+        # How far apart the two points would be on a surface facing the camera.
+        spread = torch.minimum(t, beside) * (_shifted(rays_d, offset) - rays_d).norm(dim=-1)
+        jump = ((beside - t) / (LARGEST_SLOPE * spread).clamp_min(1e-12)).square()
+        weight = torch.where(is_known, 1 / (1 + jump.square()), 0.0)
+        step = weight[..., None] * (_shifted(points, offset) - points)
+        across += offset[1] * step
+        down += offset[0] * step
+    return across, down
 
 
 def _shifted(values: Tensor, offset: tuple[int, int]) -> Tensor:
