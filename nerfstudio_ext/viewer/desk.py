@@ -212,3 +212,20 @@ def assign(handle: object, name: str, value: object) -> None:
     """Set a property of a control only when it differs: every assignment is a message to the browser."""
     if getattr(handle, name) != value:
         setattr(handle, name, value)
+
+
+class Written:
+    """Writes values into controls, each only when it is another than the one written last.
+
+    A control that the visitor has just changed keeps that value until its handler has seen it, whatever is refreshed
+    in between.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, object] = {}
+
+    def write(self, handle: object, value: object) -> None:
+        """Set the value of a control; the handle must live as long as this object."""
+        if id(handle) not in self._last or self._last[id(handle)] != value:
+            self._last[id(handle)] = value
+            assign(handle, "value", value)

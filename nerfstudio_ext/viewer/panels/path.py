@@ -16,10 +16,15 @@ def path_panels(desk: Desk) -> Refresh:
     editor = PathEditor(desk)
     desk.editor = editor
     shows = [folder(desk, editor) for folder in (keys_folder, playback_folder, settings_folder, files_folder)]
+    shown: list[object] = [None]
 
     def show() -> None:
-        for action in shows:
+        # Only what changed is written back: a control that the visitor has just changed must not be set to what it was
+        # before its handler has run.
+        present = (editor.draft, editor.chosen)
+        for action in shows if present != shown[0] else (shows[1], shows[3]):
             action()
+        shown[0] = present
 
     editor.on_change.append(show)
     show()

@@ -7,7 +7,7 @@ from typing import Any
 
 import viser
 
-from ..desk import Desk, assign
+from ..desk import Desk, Written, assign
 from ..path_editor import PathEditor
 from .style import CALM, WARM
 
@@ -61,28 +61,32 @@ def keys_folder(desk: Desk, editor: PathEditor) -> Callable[[], None]:
         desk.on(handle.on_update, set_own)
     desk.on(clear.on_click, lambda: _confirm_clear(desk, editor))
 
+    written = Written()
+
     def show() -> None:
         for handle in (chosen, own_fov, own_time, clear):
             assign(handle, "disabled", editor.chosen is None)
         assign(chosen, "max", max(2, len(editor.draft.keys)))
         assign(chosen, "label", f"Key of {len(editor.draft.keys)}")
-        _show_chosen(editor, chosen, own_fov, fov, own_time, seconds)
+        _show_chosen(editor, written, chosen, own_fov, fov, own_time, seconds)
 
     return show
 
 
-def _show_chosen(editor: PathEditor, chosen: Any, own_fov: Any, fov: Any, own_time: Any, seconds: Any) -> None:
+def _show_chosen(
+    editor: PathEditor, written: Written, chosen: Any, own_fov: Any, fov: Any, own_time: Any, seconds: Any
+) -> None:
     """Write the chosen key into its controls."""
     draft, index = editor.draft, editor.chosen
     if index is None:
         return
     key = draft.keys[index]
-    assign(chosen, "value", index + 1)
-    assign(own_fov, "value", key.fov_y_deg is not None)
-    assign(fov, "value", min(max(draft.key_fov_deg(index), 5.0), 150.0))
+    written.write(chosen, index + 1)
+    written.write(own_fov, key.fov_y_deg is not None)
+    written.write(fov, min(max(draft.key_fov_deg(index), 5.0), 150.0))
     assign(fov, "disabled", key.fov_y_deg is None)
-    assign(own_time, "value", key.transition_s is not None)
-    assign(seconds, "value", draft.transition_s if key.transition_s is None else key.transition_s)
+    written.write(own_time, key.transition_s is not None)
+    written.write(seconds, draft.transition_s if key.transition_s is None else key.transition_s)
     assign(seconds, "disabled", key.transition_s is None)
 
 

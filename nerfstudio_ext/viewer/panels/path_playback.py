@@ -21,6 +21,8 @@ def playback_folder(desk: Desk, editor: PathEditor) -> Callable[[], None]:
         leave = gui.add_button("Back to my camera", color=CALM, visible=False)
         text = gui.add_markdown("")
 
+    shown = [0]
+
     def toggle() -> None:
         if player.is_playing:
             player.stop()
@@ -48,7 +50,9 @@ def playback_folder(desk: Desk, editor: PathEditor) -> Callable[[], None]:
         assign(play, "label", "Pause" if player.is_playing else "Play")
         assign(play, "icon", viser.Icon.PLAYER_PAUSE if player.is_playing else viser.Icon.PLAYER_PLAY)
         assign(frame, "max", max(2, n))
-        assign(frame, "value", min(player.frame + 1, max(2, n)))
+        if player.frame != shown[0]:
+            shown[0] = player.frame
+            assign(frame, "value", min(player.frame + 1, max(2, n)))
         assign(leave, "visible", desk.look.pose is not None and desk.look.photo is None)
 
     return show

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...camera_paths import LENSES
-from ..desk import Desk, assign
+from ..desk import Desk, Written, assign
 from ..path_editor import PathEditor
 
 RATES = ("24", "30", "60")
@@ -55,6 +55,8 @@ def settings_folder(desk: Desk, editor: PathEditor) -> Callable[[], None]:
         desk.on(handle.on_update, draw)
     desk.on(rates.on_click, set_rate)
 
+    written = Written()
+
     def show() -> None:
         now = editor.draft
         for handle, value in (
@@ -62,6 +64,6 @@ def settings_folder(desk: Desk, editor: PathEditor) -> Callable[[], None]:
             (transition, now.transition_s), (fps, now.fps), (tension, now.tension), (loop, now.is_loop),
             (even, now.is_even),
         ):  # fmt: skip
-            assign(handle, "value", value)
+            written.write(handle, value)
 
     return show

@@ -57,9 +57,13 @@ def photos_panel(desk: Desk) -> Refresh | None:
     desk.on(mode.on_update, go)
     desk.on(opacity.on_update, go)
 
+    was_over = [False]
+
     def refresh(state: RoomState) -> None:
-        if desk.look.photo is None and mode.value != "render":
+        is_over = desk.look.photo is not None
+        if was_over[0] and not is_over:
             assign(mode, "value", "render")  # whoever moves the camera leaves the photo
+        was_over[0] = is_over
 
     return refresh
 
