@@ -16,12 +16,14 @@ from ..fields.hash_field import HashField
 from ..fields.occupancy import OccupancyGrid
 from ..kernels import GridLayout, Marching, StepOptions
 from ..rays import RayOutputs, Rays, Samples
-from ..renderer import RayLayer
+from ..renderer import RayLayer, rays_at_a_time
 from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
 from .protocol import ParamGroup
 
 RAYS_RANGE = (256, 16384)
+RAYS_PER_CALL = 2048
+"""Some 5 ms of work on two cores: a new camera interrupts a picture between two calls."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Ngp(nn.Module):
         """Refresh the occupancy where its schedule says so."""
         self.occupancy.update(step, self.field.density, self.generator)
 
+    @rays_at_a_time(RAYS_PER_CALL)
     def render_rays(self, rays: Rays) -> RayOutputs:
         """Evaluate rays with the present weights."""
         return _render(self.field.tensors(), self.occupancy.occupancy(), self.marching, self.clipped(rays))
@@ -177,7 +180,12 @@ class Ngp(nn.Module):
         names = ("table", "d1", "d2", "c1", "c2", "c3")
         field = dataclasses.replace(live, **{name: getattr(live, name).detach().clone() for name in names})
         occupancy = kernels.Occupancy(self.occupancy.bits.clone(), self.occupancy.grid_size)
-        return lambda rays: _render(field, occupancy, self.marching, self.clipped(rays))
+
+        @rays_at_a_time(RAYS_PER_CALL)
+        def render(rays: Rays) -> RayOutputs:
+            return _render(field, occupancy, self.marching, self.clipped(rays))
+
+        return render
 
     def layers(self) -> Mapping[str, RayLayer]:
         """What marching does: samples per ray, and how much of each ray lies in occupied cells (scene units)."""
