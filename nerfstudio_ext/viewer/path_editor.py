@@ -130,6 +130,8 @@ class PathEditor:
             fov=float(np.deg2rad(min(self.draft.key_fov_deg(index), 120.0))),
             aspect=self.draft.size[0] / self.draft.size[1],
             scale=KEY_SIZE * reach,
+            thickness=1.5,
+            thickness_units="screen",
             color=CHOSEN_COLOUR if index == self.chosen else KEY_COLOUR,
             wxyz=wxyz_of(key.c2w),
             position=key.c2w[:, 3].numpy(),

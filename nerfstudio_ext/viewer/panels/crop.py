@@ -18,8 +18,10 @@ LEAST_EDGE = 1e-4
 def crop_panel(desk: Desk) -> None:
     """Centre, size, rotation by number or by gizmo."""
     gui = desk.gui
-    edge = 1.2 * desk.room.training_views.reach
-    start = desk.look.crop or Crop(tuple(desk.room.training_views.focus.tolist()), (edge, edge, edge))
+    edge = rounded(1.2 * desk.room.training_views.reach)
+    x, y, z = (rounded(value) for value in desk.room.training_views.focus.tolist())
+    whole = Crop((x, y, z), (edge, edge, edge))
+    start = desk.look.crop or whole
     with gui.add_folder("Crop", expand_by_default=False):
         on = gui.add_checkbox("Crop to a box", desk.look.crop is not None, hint="Films and exports use it as well")
         moves = gui.add_checkbox("Move by gizmo", True, hint="Arrows move, arcs turn the box in the scene")
@@ -44,15 +46,14 @@ def crop_panel(desk: Desk) -> None:
     def dragged() -> None:
         if tools.gizmo is None:
             return
-        assign(center, "value", tuple(float(v) for v in tools.gizmo.position))
+        assign(center, "value", tuple(rounded(float(v)) for v in tools.gizmo.position))
         crop = dataclasses.replace(crop_now(), wxyz=tuple(float(v) for v in tools.gizmo.wxyz))  # type: ignore[arg-type]
         assign(turn, "value", _degrees(crop))
         desk.change(crop=crop)
         tools.move_box(crop)
 
     def back() -> None:
-        fresh = Crop(tuple(desk.room.training_views.focus.tolist()), (edge, edge, edge))
-        for handle, value in ((center, fresh.center), (size, fresh.size), (turn, (0.0, 0.0, 0.0))):
+        for handle, value in ((center, whole.center), (size, whole.size), (turn, (0.0, 0.0, 0.0))):
             assign(handle, "value", value)
         apply()
 
@@ -101,3 +102,8 @@ def _degrees(crop: Crop) -> tuple[float, float, float]:
     angles = viser.transforms.SO3(np.array(crop.wxyz)).as_rpy_radians()
     roll, pitch, yaw = (round(math.degrees(float(a)), 2) for a in (angles.roll, angles.pitch, angles.yaw))
     return roll, pitch, yaw
+
+
+def rounded(value: float) -> float:
+    """A length as it fits into its field; zero without a sign."""
+    return round(value, 3) + 0.0
