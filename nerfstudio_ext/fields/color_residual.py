@@ -47,13 +47,3 @@ class ColorResidual(nn.Module):
         Differentiable in `table`.
         """
         return kernels.hash_color(x / self.aabb_scale + 0.5, d, self.table, self.layout)
-
-    def visits(self, x: Float[Tensor, "P 3"], amounts: Float[Tensor, " P"]) -> Float[Tensor, " E"]:
-        """Amounts at points, dealt to the rows that decide there, each by its interpolation weight."""
-        single = GridLayout(
-            self.layout.n_levels, 1, self.layout.log2_table, self.layout.base_resolution, self.layout.finest_resolution
-        )
-        rows = torch.zeros(single.n_rows, 1, requires_grad=True)
-        encoded = kernels.hash_encode((x / self.aabb_scale + 0.5).clamp(0, 1), rows, single)
-        (gradient,) = torch.autograd.grad((encoded * amounts[:, None]).sum(), rows)
-        return gradient[:, 0]

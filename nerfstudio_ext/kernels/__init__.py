@@ -32,6 +32,7 @@ from .fused import (
 )
 from .hash_color import MAX_BANDS, hash_color
 from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_bits
+from .sectors import SectorLayout, sector_color
 from .tokens import feed_forward
 from .views import AttentionWeights, FirstLayer, SourceViews, ray_differences, view_attention, view_maximum
 
@@ -58,6 +59,8 @@ __all__ = [
     "field_step",
     "MAX_BANDS",
     "hash_color",
+    "SectorLayout",
+    "sector_color",
     "make_space",
     "render_field",
     "GridLayout",

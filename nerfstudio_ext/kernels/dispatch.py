@@ -113,6 +113,8 @@ _FUSED = "nerfstudio_ext.kernels.reference_fused"
 _CPU_FUSED = "nerfstudio_ext.kernels.cpu_field"
 _CPU_OCCUPANCY = "nerfstudio_ext.kernels.cpu_occupancy"
 _CPU_COLOR = "nerfstudio_ext.kernels.cpu_color"
+_SECTORS = "nerfstudio_ext.kernels.reference_sectors"
+_CPU_SECTORS = "nerfstudio_ext.kernels.cpu_sectors"
 _DISTURBED = "nerfstudio_ext.kernels.reference_disturbed"
 _CPU_DISTURBED = "nerfstudio_ext.kernels.cpu_disturbed"
 _VIEWS = "nerfstudio_ext.kernels.reference_views"
@@ -122,6 +124,7 @@ OPS: dict[str, dict[str, Implementation]] = {
     "hash_encode": _row("hash_encode", in_tcnn=True),
     "sh_encode": _row("sh_encode", in_tcnn=True),
     "hash_color": _row("hash_color", cpu=_CPU_COLOR),
+    "sector_color": _row("sector_color", reference=_SECTORS, cpu=_CPU_SECTORS),
     "mlp": _row("mlp", in_tcnn=True),
     "ray_aabb": _row("ray_aabb", in_nerfacc=True),
     "march": _row("march", in_nerfacc=True),

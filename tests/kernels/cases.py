@@ -149,6 +149,18 @@ def _hash_color(n: int, generator: torch.Generator) -> Case:
     return Case("hash_color", {"x_unit": x_unit, "d": d, "table": table}, run, ("table",))
 
 
+def _sector_color(n: int, generator: torch.Generator) -> Case:
+    layout = kernels.SectorLayout(20, 9, 12)
+    x_unit = torch.rand(n, 3, generator=generator)
+    d = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
+    table = torch.randn(layout.n_rows, 3, generator=generator)
+
+    def run(t: Mapping[str, Tensor], backend: str) -> Tensors:
+        return {"colours": kernels.sector_color(t["x_unit"], t["d"], t["table"], layout, backend=backend)}
+
+    return Case("sector_color", {"x_unit": x_unit, "d": d, "table": table}, run, ("table",))
+
+
 def _mlp(n: int, generator: torch.Generator) -> Case:
     shapes = [(12, 32), (32, 20), (20, 3)]
     weights = [torch.randn(shape, generator=generator) / shape[0] ** 0.5 for shape in shapes]
@@ -328,6 +340,7 @@ CASES: dict[str, Callable[[int, torch.Generator], Case]] = {
     "hash_encode": _hash_encode,
     "sh_encode": _sh_encode,
     "hash_color": _hash_color,
+    "sector_color": _sector_color,
     "mlp": _mlp,
     "ray_aabb": _ray_aabb,
     "weights_of": _weights_of,

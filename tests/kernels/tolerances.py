@@ -45,6 +45,8 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("sh_encode", "grad d"): Tolerance(2e-6, _SUM + ", in 16 terms"),
     ("hash_color", "colours"): Tolerance(2e-5, "as hash_encode, on a grid of 20 cells: numbers lie 1e-6 apart"),
     ("hash_color", "grad table"): Tolerance(2e-5, "as hash_encode, on a grid of 20 cells; sums over 4097 positions"),
+    ("sector_color", "colours"): Tolerance(2e-5, "as hash_color; weights from differences of cosines, 1e-6 apart"),
+    ("sector_color", "grad table"): Tolerance(2e-5, "as hash_color; sums over 4097 positions"),
     ("mlp", "outputs"): Tolerance(2e-6, _DOT),
     ("mlp", "grad x"): Tolerance(4e-6, _DOT + "; inputs of ReLU near zero are left out of the test"),
     ("mlp", "grad weights[0]"): Tolerance(1e-5, _DOT + "; then summed over 4097 samples"),

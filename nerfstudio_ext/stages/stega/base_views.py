@@ -1,4 +1,4 @@
-"""Views of a marked run whose method beneath is rendered only once, whatever is done to the residual."""
+"""Views of a marked run whose method beneath is rendered only once, whatever is done to its colours."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from ...cameras import Camera, Cameras
-from ...fields.color_residual import ColorResidual
-from ...methods.marked import add_residual
+from ...methods.marked import SurfaceColors, add_colors
 from ...methods.protocol import Method
 from ...progress import Progress, SilentProgress
 from ...rays import RayOutputs, Rays
@@ -30,13 +29,11 @@ class BaseView:
     camera: Camera
     outputs: RayOutputs
 
-    def picture(
-        self, residual: ColorResidual | None, background: tuple[float, float, float]
-    ) -> UInt8[ndarray, "H W 3"]:
-        """The 8-bit picture with a residual (None: unmarked); byte for byte what rendering the run gives."""
+    def picture(self, colors: SurfaceColors | None, background: tuple[float, float, float]) -> UInt8[ndarray, "H W 3"]:
+        """The 8-bit picture with colours added (None: unmarked); byte for byte what rendering the run gives."""
 
         def render_rays(rays: Rays) -> RayOutputs:
-            return self.outputs if residual is None else add_residual(residual, rays, self.outputs)
+            return self.outputs if colors is None else add_colors(colors, rays, self.outputs)
 
         renderer = RayRenderer(render_rays, background, chunk=self.camera.width * self.camera.height)
         return (renderer.render(self.camera).rgb * 255).round().to(torch.uint8).numpy()

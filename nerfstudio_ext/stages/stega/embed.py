@@ -1,6 +1,6 @@
 """Writing a mark into the colours of a scene so that every picture of it shows it.
 
-Only a `ColorResidual` is trained. Fidelity is a hard budget: after each step the residual is scaled back to it. Each
+Only a `SectorColors` is trained. Fidelity is a hard budget: after each step the colours are scaled back to it. Each
 step follows the normalised gradient of a few attacked views: per unit of picture error, a step along the gradient
 moves what is read furthest, where steps of equal size for all parameters (Adam) gave half the margin.
 """
@@ -8,24 +8,25 @@ moves what is read furthest, where steps of equal size for all parameters (Adam)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
-from ...fields.color_residual import ColorResidual
+from ...fields.sector_colors import SectorColors
 from ...progress import Progress
 from .curriculum import random_attacks
 from .objective import Objective
+from .row_weights import RowWeights
 from .scene_views import SceneView
 
 _MOMENTUM = 0.9
 _FIRST_STEP, _LAST_STEP = 0.15, 0.02
 """Length of a step as a share of the allowed picture error: long ones at first, then annealed."""
-_FORGET = 0.9
+_TRIMS = 3
+"""Rounds of scaling back single views; they overlap, so that one leaves some a little beyond."""
 _FRAME = 24
 """Pixels of plain surroundings that are left around an object: what the extractor sees of its edge, and a shift."""
 _RANDOM_BACKGROUND = 0.25
@@ -36,16 +37,18 @@ _RANDOM_BACKGROUND = 0.25
 class EmbedSettings:
     """Settings of the embedding."""
 
-    steps: int = 600
+    steps: int = 1500
     """Steps; each looks at `views_per_step` attacked pictures."""
     views_per_step: int = 2
     """Pictures per step."""
     strength: float = 1.0
     """Strength of the attacks at the end, 0 (none) to 1; they grow over the first half."""
     mask_power: float = 0.5
-    """How strongly plain areas are spared (0: not at all), see `update_mask`."""
+    """How strongly plain areas are spared (0: not at all), see `row_weights`."""
     even_out: float = 0.5
     """How far surfaces that are rarely seen are helped to as long steps as others, 0 (not) to 1 (fully)."""
+    beside: float = 0.04
+    """How far beside the rendered views the mark is looked at, radians (standard deviation, each axis)."""
     bfloat16: bool = True
     """Run the network that reads the mark in 16 bits while embedding."""
 
@@ -66,39 +69,39 @@ class EmbedStatus:
 
 
 class Embedder:
-    """Trains the residual; `run` does all of it.
+    """Trains the colours; `run` does all of it.
 
     Args:
-        residual: Zero at first; trained in place.
+        colors: Zero at first; trained in place.
         views: What it is added to.
         objective: What pictures are to show.
         budget: Allowed mean squared error of pictures, 0..1 values, mean over views.
         worst_budget: The same for each single view.
         settings: How to go about it.
         background: Usual colour behind the scene.
-        mask: [E] factors on updates of the residual's rows; see `update_mask`.
+        weights: Factors on updates and gradients of the rows.
         generator: Draws views, backgrounds and attacks.
     """
 
     def __init__(
-        self, residual: ColorResidual, views: Sequence[SceneView], objective: Objective, *, budget: float,
-        worst_budget: float, settings: EmbedSettings, background: Tensor, mask: Tensor, generator: torch.Generator,
+        self, colors: SectorColors, views: Sequence[SceneView], objective: Objective, *, budget: float,
+        worst_budget: float, settings: EmbedSettings, background: Tensor, weights: RowWeights,
+        generator: torch.Generator,
     ) -> None:  # fmt: skip
-        self.residual, self.views, self.objective, self.settings = residual, views, objective, settings
+        self.colors, self.views, self.objective, self.settings = colors, views, objective, settings
         self.budget, self.worst_budget, self.background = budget, worst_budget, background
-        self.mask, self.generator = mask, generator
-        self.evenness = _evenness(residual, views, settings.even_out)
-        self.direction = ColorResidual(residual.layout, residual.bands, residual.aabb_scale).requires_grad_(False)
-        self.momentum = torch.zeros_like(residual.table.detach())
+        self.weights, self.generator = weights, generator
+        self.direction = colors.empty().requires_grad_(False)
+        self.momentum = torch.zeros_like(colors.table.detach())
         self.step, self.accuracy = 0, 0.5
-        self._error: float | None = None
 
-    def run(self, progress: Progress, check: Callable[[Embedder], None] | None = None) -> EmbedStatus:
+    def run(self, progress: Progress) -> EmbedStatus:
         """Take all steps.
 
         Args:
             progress: Told about each.
-            check: Called after a third of them; may raise to give up.
+        Raises:
+            UserError: after a third of the steps, if the objective sees that it will not be met.
         """
         steps = self.settings.steps
         settling = round(self.objective.settling * steps)
@@ -106,8 +109,8 @@ class Embedder:
         while self.step < steps:
             self.take_step()
             progress.advance(self.step, f"{self.accuracy:.1%} {self.objective.measure}")
-            if check is not None and self.step == -(-steps // 3):
-                check(self)
+            if self.step == -(-steps // 3):
+                self.objective.check(self.accuracy)
         mean, worst = self.keep_budget()
         for done in range(1, settling + 1):
             self.settle()
@@ -115,45 +118,67 @@ class Embedder:
         return EmbedStatus(self.accuracy, _decibel(mean), _decibel(worst))
 
     def take_step(self) -> None:
-        """Look at a few attacked views, step against the gradient, return into the budget."""
-        self.residual.table.grad = None
-        picked = self._draw()
-        differences = [self._look(index) for index in picked]
-        if self.residual.table.grad is not None:
-            self._move([self.views[index] for index in picked], differences)
+        """Look at a few attacked views; after each, step against the gradient and return into the budget."""
+        for index in self._draw():
+            self.colors.table.grad = None
+            view = self.views[index].from_beside(self.settings.beside, self.generator)
+            difference = self._look(view, index)
+            if self.colors.table.grad is not None:
+                self._move(view, difference)
         self.objective.finish_step(self.step / self.settings.steps)
         self.step += 1
 
     def settle(self) -> None:
-        """Let the objective look at a few attacked views; the residual stays as it is."""
+        """Let the objective look at a few attacked views; the colours stay as it is."""
         for index in self._draw():
-            self._look(index, moves=False)
+            self._look(self.views[index], index, moves=False)
         self.objective.finish_step(1.0)
 
     @torch.no_grad()
     def keep_budget(self) -> tuple[float, float]:
-        """Scale the residual until all views together, and each by itself, are within the budget.
+        """Scale the colours until all views together, and each by itself, are within the budget.
 
         Returns:
             Mean and largest squared error that are left.
         """
-        errors = [float(view.difference(self.residual).square().mean()) for view in self.views]
+        for _ in range(_TRIMS):  # first each view that stands out, by itself; what it shares with others moves too
+            errors = self._errors()
+            beyond = [i for i, error in enumerate(errors) if error > self.worst_budget]
+            if not beyond:
+                break
+            for index in beyond:
+                rows = self._rows_seen(self.views[index])
+                self.colors.table[rows] *= math.sqrt(self.worst_budget / errors[index])
+        errors = self._errors()
         mean, worst = sum(errors) / len(errors), max(errors)
         excess = max(mean / self.budget, worst / self.worst_budget, 1.0)
-        self.residual.table.mul_(1 / math.sqrt(excess))
+        self.colors.table.mul_(1 / math.sqrt(excess))
         return mean / excess, worst / excess
+
+    def _errors(self) -> list[float]:
+        """Mean squared error of each view."""
+        return [float(view.difference(self.colors).square().mean()) for view in self.views]
+
+    def _rows_seen(self, view: SceneView) -> Int64[Tensor, " R"]:
+        """Rows that decide what a view shows."""
+        visits = torch.zeros(len(self.colors.table), dtype=torch.bool)
+        for part in view.chunks():
+            x, d, alpha = view.points(part)
+            with torch.enable_grad():
+                visits |= self.colors.visits(x, d, alpha[:, None])[:, 0] > 0
+        return visits.nonzero()[:, 0]
 
     def _draw(self) -> list[int]:
         """Numbers of the views of a step."""
         return torch.randint(len(self.views), (self.settings.views_per_step,), generator=self.generator).tolist()
 
-    def _look(self, index: int, *, moves: bool = True) -> Float[Tensor, "H W 3"]:
-        """Add one attacked view's gradient to the table's if it `moves`; returns what the residual adds to it now."""
-        view, settings = self.views[index], self.settings
+    def _look(self, view: SceneView, index: int, *, moves: bool = True) -> Float[Tensor, "H W 3"]:
+        """Add one attacked view's gradient to the table's if it `moves`; returns what the colours add to it now."""
+        settings = self.settings
         draw = torch.rand(4, generator=self.generator)
         background = draw[1:] if float(draw[0]) < _RANDOM_BACKGROUND else self.background
         plain = view.unmarked(background)
-        difference = view.difference(self.residual)
+        difference = view.difference(self.colors)
         pixels = (plain + difference).requires_grad_(moves)
         both = [pixels, plain] if self.objective.sees_unmarked else [pixels]
         if self.objective.is_local:
@@ -169,89 +194,42 @@ class Embedder:
         loss.backward()
         self.accuracy += (right - self.accuracy) * max(1 / (self.step + 1), min(1.0, 10 / settings.steps))
         if pixels.grad is not None:
-            view.pull_back(self.residual, pixels.grad)
+            view.pull_back(self.colors, pixels.grad)
         return difference
 
     @torch.no_grad()
-    def _move(self, views: Sequence[SceneView], differences: Sequence[Tensor]) -> None:
-        """Take a step of a length that is measured in pictures; pictures are linear in the table."""
-        gradient = self.residual.table.grad
+    def _move(self, view: SceneView, difference: Float[Tensor, "H W 3"]) -> None:
+        """Take a step of a length that is measured in the picture, which is linear in the table.
+
+        Only rows that this view sees move, gather momentum, and shrink when the view exceeds the budget: what other
+        views show is not worn down before they are looked at again.
+        """
+        gradient = self.colors.table.grad
         assert gradient is not None
-        gradient = gradient * self.evenness[:, None]
-        self.momentum.mul_(_MOMENTUM).sub_(gradient / gradient.norm().clamp_min(1e-30))
-        self.direction.table.zero_()
-        apply_update(self.direction.table, self.momentum, self.mask)
-        changes = [view.difference(self.direction) for view in views]
+        rows = gradient.abs().amax(1).nonzero()[:, 0]
+        pull = gradient[rows] * self.weights.evenness[rows, None]
+        momentum = _MOMENTUM * self.momentum[rows] - pull / pull.norm().clamp_min(1e-30)
+        self.momentum[rows] = momentum
+        apply_update(self.direction.table, rows, momentum, self.weights.mask)
+        change = view.difference(self.direction)
         progress = self.step / self.settings.steps
         share = _FIRST_STEP * (1 - progress) + _LAST_STEP
-        scale = share * math.sqrt(self.budget / max(_mean_square(changes), 1e-30))
-        self.residual.table.add_(self.direction.table, alpha=scale)
-        error = _mean_square([d + scale * c for d, c in zip(differences, changes, strict=True)])
-        self._error = error if self._error is None else _FORGET * self._error + (1 - _FORGET) * error
-        if self._error > self.budget:
-            self.residual.table.mul_(math.sqrt(self.budget / self._error))
-            self._error = self.budget
+        scale = share * math.sqrt(self.budget / max(float(change.square().mean()), 1e-30))
+        error = float((difference + scale * change).square().mean())
+        shrink = min(1.0, math.sqrt(self.budget / max(error, 1e-30)))
+        self.colors.table[rows] = shrink * (self.colors.table[rows] + scale * self.direction.table[rows])
+        self.direction.table[rows] = 0
 
 
 @torch.no_grad()
-def apply_update(table: Tensor, update: Float[Tensor, "E F"], mask: Float[Tensor, " E"]) -> None:
-    """Add an update to a table, each row's scaled by its mask.
+def apply_update(
+    table: Tensor, rows: Int64[Tensor, " R"], update: Float[Tensor, "R F"], mask: Float[Tensor, " E"]
+) -> None:
+    """Add updates of some rows to a table, each row's scaled by its mask.
 
     The mask belongs here and not on the gradient: optimisers that divide by the gradient's size would cancel it there.
     """
-    table.add_(update * mask[:, None])
-
-
-@torch.no_grad()
-def update_mask(
-    residual: ColorResidual, views: Sequence[SceneView], background: Float[Tensor, "3"], power: float
-) -> Float[Tensor, " E"]:
-    """How far each row of the residual may move: 1 on the busiest tenth of what is seen, less where it is plain.
-
-    The paper's mask spares weights that matter most to the picture, `(|theta| / q)^-power`. A residual has no weights
-    of its own; what matters is how plain its surroundings are, since eyes find changes there. Rows that nothing looks
-    at stay zero.
-
-    Source: Li et al. 2023 (StegaNeRF), section 3.3, with plainness in place of magnitude.
-    """
-    visits, plainness = torch.zeros(residual.layout.n_rows), torch.zeros(residual.layout.n_rows)
-    for view in views:
-        texture = _local_deviation(view.unmarked(background)).reshape(-1)
-        for part in view.chunks():
-            x, _, alpha = view.points(part)
-            with torch.enable_grad():
-                visits += residual.visits(x, alpha)
-                plainness += residual.visits(x, alpha / (texture[view.seen[part]] + 2 / 255))
-    is_visited = visits > 0
-    if not bool(is_visited.any()):
-        return torch.zeros_like(visits)
-    importance = torch.where(is_visited, plainness / visits.clamp_min(1e-12), torch.inf)
-    known = importance[is_visited]
-    quantile = known.sort().values[len(known) // 10]
-    return torch.where(is_visited, (importance / quantile).clamp_min(1.0) ** -power, torch.zeros(()))
-
-
-def _evenness(residual: ColorResidual, views: Sequence[SceneView], power: float) -> Float[Tensor, " E"]:
-    """[E] factors on gradients: the less often a row is seen, the larger."""
-    visits = torch.zeros(residual.layout.n_rows)
-    for view in views:
-        for part in view.chunks():
-            x, _, alpha = view.points(part)
-            visits += residual.visits(x, alpha)
-    seen = visits[visits > 0]
-    mean = float(seen.mean()) if len(seen) else 1.0
-    return (visits / mean + 0.05) ** -power
-
-
-def _local_deviation(picture: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
-    """Standard deviation of brightness around each pixel."""
-    grey = picture.mean(-1)[None, None]
-    mean, square = (functional.avg_pool2d(y, 9, 1, 4, count_include_pad=False) for y in (grey, grey.square()))
-    return (square - mean.square()).clamp_min(0).sqrt()[0, 0]
-
-
-def _mean_square(pictures: Sequence[Tensor]) -> float:
-    return sum(float(picture.square().mean()) for picture in pictures) / len(pictures)
+    table[rows] += update * mask[rows, None]
 
 
 def _decibel(error: float) -> float:

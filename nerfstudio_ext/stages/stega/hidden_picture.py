@@ -83,6 +83,9 @@ class HiddenPicture:
         rises = functional.softplus(-_PAIR_GAIN * (logits[0] - logits[1]))
         return _SHOWN * shown + _BLACK * black + _TOLD_APART * told_apart + _PAIRED * rises, right
 
+    def check(self, right: float) -> None:
+        """Nothing: a picture comes out better or worse, not whole or not at all."""
+
     def finish_step(self, progress: float) -> None:
         """One step of the decoder; the rate falls linearly."""
         for group in self.optimizer.param_groups:

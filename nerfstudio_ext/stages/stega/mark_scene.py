@@ -20,23 +20,26 @@ from ...cameras import Cameras
 from ...errors import UserError
 from ...fields.color_residual import ColorResidual
 from ...methods import config_to_json
-from ...methods.marked import Marked, MarkedConfig
+from ...methods.marked import Marked, MarkedConfig, SurfaceColors
 from ...methods.protocol import Method
 from ...progress import Progress
 from ...scenes.model import Scene, SceneMeta
 from ...training.evaluate import truth_image
-from .embed import Embedder, EmbedSettings, EmbedStatus, update_mask
+from .embed import Embedder, EmbedSettings, EmbedStatus
 from .objective import Objective
-from .scene_views import SceneView, cameras_between, fit_size, pixel_size, render_views
+from .row_weights import row_weights
+from .scene_views import SceneView, fit_size, pixel_size, render_view, render_views
 from .touch_up import touch_up
 
-_CELL_PIXELS = 2.0
-"""Width of the finest cells, in pixels of the views."""
+_TOUCH_UP_PIXELS, _MARK_PIXELS = 2.0, 2.7
+"""Width of the finest cells, in pixels of the views; what the extractor reads is twice to four times as wide."""
 _LEVEL_RATIO = 4
 _RESOLUTIONS = (16, 4096)
 _MIN_SEEN = 0.01
+_JUDGES = 24
+"""Held-out photos that say at most how much the touch-up is worth and the mark may cost."""
 _HELD_OUT_EVERY = 8
-"""One photo in so many says how much the touch-up is worth on views it has not seen."""
+"""Where none was held out, one training photo in so many does."""
 _LEAST_BUDGET = 10**-4.8
 """Mean squared error that a mark gets in any case: 48 dB, next to what rounding to 8 bits does."""
 
@@ -45,11 +48,11 @@ _LEAST_BUDGET = 10**-4.8
 class Fidelity:
     """How much renders may change; all three limits hold at once."""
 
-    psnr: float = 38.5
+    psnr: float = 38.2
     """Marked against unmarked renders, mean over views, dB."""
-    worst_psnr: float = 36.5
+    worst_psnr: float = 36.2
     """The same for each single view, dB."""
-    max_loss: float = 0.08
+    max_loss: float = 0.09
     """How much further from the photos renders may come to lie, dB of PSNR; where the photos are at hand."""
 
 
@@ -65,12 +68,12 @@ class SceneMarking:
     """Longer side of the pictures that are looked at, pixels; the mark reads best at about this size."""
     photo_views: int = 100
     """At most so many views from where photos were taken, ..."""
-    other_views: int = 60
-    """... and so many from between."""
-    bands: int = 3
-    """Bands of spherical harmonics of the residual, 1 to 4: more let the mark follow the direction of view."""
-    log2_table: int = 17
-    """Logarithm of the residual's rows per level."""
+    other_views: int = 300
+    """... and so many from between: what is not looked at is not marked."""
+    sectors: int = 40
+    """Directions from which the mark has colours of their own."""
+    log2_table: int = 20
+    """Logarithm of the rows of the mark."""
     seed: int = 0
     """Of everything random."""
 
@@ -111,64 +114,86 @@ def mark_scene(
     background = torch.tensor(meta.background)
     positions = _spread(meta.split.train, settings.photo_views)
     photos = Cameras([fit_size(camera, settings.size) for camera in meta.training_cameras().select(positions)])
-    views = render_views(method, photos, cameras_between(photos, settings.other_views, generator), progress)
+    views = render_views(method, photos, settings.other_views, generator, progress)
     if sum(len(view.seen) for view in views) < _MIN_SEEN * sum(view.n_pixels for view in views):
         raise UserError("the cameras of the capture see next to nothing of the scene", fix="Train it for longer")
-    marked = Marked(_residual_config(config, views, meta, settings), method, meta.frame.aabb_scale)
+    marked = Marked(_sizes(config, views, meta, settings), method, meta.frame.aabb_scale)
+    touched, mark = marked.correction.touch_up, marked.correction.mark
     fidelity, gain = settings.fidelity, None
     budget = 10 ** (-fidelity.psnr / 10)
     if scene is not None:
         errors = [_error(scene, i, view, background) for i, view in zip(positions, views, strict=False)]
-        before, after = _touch_up(marked.residual, views[: len(positions)], errors, generator, progress)
+        before, after = _touch_up(
+            touched, views[: len(positions)], errors, _judges(method, meta, scene, settings), generator, progress
+        )
         gain = 10 * math.log10(before / after)
-        changes = [float(view.difference(marked.residual).square().mean()) for view in views]
+        changes = [float(view.difference(touched).square().mean()) for view in views]
         budget -= sum(changes) / len(changes)
         budget = min(budget, before * 10 ** (fidelity.max_loss / 10) - after)
-        views = [_with_residual(view, marked.residual) for view in views]
+        views = [_touched_up(view, touched) for view in views]
     if budget < _LEAST_BUDGET:
         progress.warn("the limits on fidelity leave no room for a mark; it gets 48 dB. Raise --max-loss")
-    touched = marked.residual.table.detach().clone()
-    with torch.no_grad():
-        marked.residual.table.zero_()
     embedder = Embedder(
-        marked.residual, views, objective_of(views),
+        mark, views, objective_of(views),
         budget=max(budget, _LEAST_BUDGET), worst_budget=10 ** (-fidelity.worst_psnr / 10), settings=settings.embed,
         background=background, generator=generator,
-        mask=update_mask(marked.residual, views, background, settings.embed.mask_power),
+        weights=row_weights(
+            mark, views, background, mask_power=settings.embed.mask_power, even_out=settings.embed.even_out
+        ),
     )  # fmt: skip
     status = embedder.run(progress)
-    with torch.no_grad():
-        marked.residual.table.add_(touched)
     return Marking(marked, status, gain)
 
 
-def _residual_config(
-    config: object, views: Sequence[SceneView], meta: SceneMeta, settings: SceneMarking
-) -> MarkedConfig:
+def _sizes(config: object, views: Sequence[SceneView], meta: SceneMeta, settings: SceneMarking) -> MarkedConfig:
+    """Cells as wide as a few pixels, and the settings' sizes."""
     low, high = _RESOLUTIONS
-    finest = round(meta.frame.aabb_scale / (_CELL_PIXELS * pixel_size(views)))
-    finest = min(max(finest, low), high)
-    return MarkedConfig(
-        config_to_json(config), settings.bands, 2, settings.log2_table, max(finest // _LEVEL_RATIO, low // 2), finest
+    touch_up, mark = (
+        min(max(round(meta.frame.aabb_scale / (width * pixel_size(views))), low), high)
+        for width in (_TOUCH_UP_PIXELS, _MARK_PIXELS)
     )
+    return MarkedConfig(
+        config_to_json(config), base_resolution=max(touch_up // _LEVEL_RATIO, low // 2), finest_resolution=touch_up,
+        sectors=settings.sectors, mark_log2_table=settings.log2_table, mark_resolution=mark,
+    )  # fmt: skip
 
 
 def _touch_up(
-    residual: ColorResidual, views: Sequence[SceneView], errors: Sequence[Tensor], generator: torch.Generator,
-    progress: Progress,
+    colors: ColorResidual, views: Sequence[SceneView], errors: Sequence[Tensor], judges: Sequence[_Judge],
+    generator: torch.Generator, progress: Progress,
 ) -> tuple[float, float]:  # fmt: skip
-    """Fit the residual; mean squared errors of photos it was not fitted to, before and after."""
-    held = [i for i in range(len(views)) if i % _HELD_OUT_EVERY == _HELD_OUT_EVERY // 2]
-    used = [i for i in range(len(views)) if i not in held]
-    touch_up(residual, [views[i] for i in used], [errors[i] for i in used], generator, progress)
-    judged = held or used
-    before = sum(float(errors[i].square().mean()) for i in judged) / len(judged)
-    after = sum(float((errors[i] - views[i].difference(residual)).square().mean()) for i in judged) / len(judged)
+    """Fit the colours; mean squared errors of photos they were not fitted to, before and after."""
+    if not judges:
+        held = range(_HELD_OUT_EVERY // 2, len(views), _HELD_OUT_EVERY)
+        judges = [_Judge(views[i], errors[i]) for i in held]
+        used = [i for i in range(len(views)) if i not in held]
+        views, errors = [views[i] for i in used], [errors[i] for i in used]
+    touch_up(colors, views, errors, generator, progress)
+    judges = judges or [_Judge(view, error) for view, error in zip(views, errors, strict=True)]
+    before = sum(float(judge.error.square().mean()) for judge in judges) / len(judges)
+    after = sum(float((judge.error - judge.view.difference(colors)).square().mean()) for judge in judges) / len(judges)
     if after >= before:
         with torch.no_grad():
-            residual.table.zero_()
+            colors.table.zero_()
         return before, before
     return before, after
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """A view of a photo, and the photo less the view."""
+
+    view: SceneView
+    error: Float[Tensor, "H W 3"]
+
+
+def _judges(method: Method, meta: SceneMeta, scene: Scene, settings: SceneMarking) -> list[_Judge]:
+    """Photos that were held out of training, if there are: what the method has learned by heart says little."""
+    background, cameras, judges = torch.tensor(meta.background), meta.training_cameras(), []
+    for position in _spread(meta.split.test, _JUDGES):
+        view = render_view(method, fit_size(cameras[position], settings.size))
+        judges.append(_Judge(view, _error(scene, position, view, background)))
+    return judges
 
 
 def _error(scene: Scene, i: int, view: SceneView, background: Tensor) -> Float[Tensor, "H W 3"]:
@@ -187,9 +212,9 @@ def _error(scene: Scene, i: int, view: SceneView, background: Tensor) -> Float[T
     return error * (mask > 0.99)[..., None]
 
 
-def _with_residual(view: SceneView, residual: ColorResidual) -> SceneView:
-    """The view with the residual as part of what is unmarked."""
-    rgb = view.rgb.float() + view.difference(residual).reshape(-1, 3)
+def _touched_up(view: SceneView, colors: SurfaceColors) -> SceneView:
+    """The view with the colours as part of what is unmarked."""
+    rgb = view.rgb.float() + view.difference(colors).reshape(-1, 3)
     return dataclasses.replace(view, rgb=rgb.half())
 
 

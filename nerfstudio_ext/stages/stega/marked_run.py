@@ -35,6 +35,8 @@ from .scene_views import cameras_between, fit_size
 
 MARK_FILE, DECODER_FILE = "mark.json", "decoder.safetensors"
 _CHECKED_VIEWS = 8
+_CERTAINTY = 20
+"""Bits beside the payload that say that it was no accident: one in a million."""
 _TOGETHER = 4
 
 
@@ -126,7 +128,8 @@ def mark_run(
     marking = mark_scene(
         parent.method, parent.config.method, parent.meta, scene,
         lambda views: CodeBits(
-            extractor, projection, owners.code_of([view.camera for view in views]), bfloat16=settings.embed.bfloat16
+            extractor, projection, owners.code_of([view.camera for view in views]), needed=layout.k + _CERTAINTY,
+            bfloat16=settings.embed.bfloat16,
         ),
         settings, progress,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,9 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from ...errors import UserError
 from .extractor import Extractor
 
 _MARGIN = 3.0
+_TOGETHER = 4
+"""Pictures that have to be enough; bits of unsure pictures add up."""
+_GROWTH = 1.7
+"""What unseen pictures carry at the end, per bit that attacked ones carry after a third of the steps. Later steps are
+shorter, and the last pictures are read without attacks."""
 
 CodeOf = Callable[[int], Float[Tensor, " N"]]
 """Signs (-1 or 1) of the code bits that a view, given by its number, is to show."""
@@ -41,6 +48,13 @@ class Objective(Protocol):
             index: Number of the view.
         """
 
+    def check(self, right: float) -> None:
+        """Give up early, knowing the share that is right after a third of the steps.
+
+        Raises:
+            UserError: if the scene will not show what it is to show.
+        """
+
     def finish_step(self, progress: float) -> None:
         """Learn from the gradients since the last step, at a share of all steps that are done."""
 
@@ -52,6 +66,7 @@ class CodeBits:
         extractor: Reads the bits later; not changed.
         projection: [N,F] of the key.
         code_of: The signs each view is to show.
+        needed: Bits that four pictures have to carry together to be read, see `check`; 0 never gives up.
         bfloat16: Run the extractor in 16 bits.
     """
 
@@ -61,10 +76,11 @@ class CodeBits:
     measure = "of the bits in attacked pictures"
 
     def __init__(
-        self, extractor: Extractor, projection: Float[Tensor, "N F"], code_of: CodeOf, *, bfloat16: bool = True
-    ) -> None:
+        self, extractor: Extractor, projection: Float[Tensor, "N F"], code_of: CodeOf, *, needed: int = 0,
+        bfloat16: bool = True,
+    ) -> None:  # fmt: skip
         self.extractor = extractor.requires_grad_(False)
-        self.projection, self.code_of, self.bfloat16 = projection, code_of, bfloat16
+        self.projection, self.code_of, self.needed, self.bfloat16 = projection, code_of, needed, bfloat16
 
     def loss(self, pictures: Float[Tensor, "B 3 H W"], index: int) -> tuple[Tensor, float]:
         """Logistic loss with a margin, and the share of bits that are right."""
@@ -74,5 +90,24 @@ class CodeBits:
         right = float((logits.detach() * signs > 0).float().mean())
         return functional.softplus(-_MARGIN * signs * logits).mean(), right
 
+    def check(self, right: float) -> None:
+        """Refuse scenes that are too plain for the code: what pictures carry so far, carried forward, is too little."""
+        carried = _TOGETHER * _GROWTH * capacity(len(self.projection), right)
+        if carried < self.needed:
+            raise UserError(
+                f"the scene is too plain for this payload: {_TOGETHER} pictures of it will carry about {carried:.0f} "
+                f"bits, {self.needed} are needed ({right:.0%} of {len(self.projection)} code bits stand after a third "
+                "of the steps)",
+                fix="Give the mark room: lower --psnr and --worst-psnr, higher --max-loss, or larger pictures (--size)",
+            )
+
     def finish_step(self, progress: float) -> None:
         """Nothing: the extractor stays as it is."""
+
+
+def capacity(n: int, right: float) -> float:
+    """Bits that n code bits carry of which each is right with a probability (binary symmetric channel)."""
+    wrong = min(max(1 - right, 0.0), 0.5)
+    if wrong == 0:
+        return float(n)
+    return n * (1 + wrong * math.log2(wrong) + (1 - wrong) * math.log2(1 - wrong))

@@ -59,7 +59,7 @@ def measure_owners(
     """
     cameras = unseen_cameras(meta, settings.size, settings.views, settings.seed + 1)
     progress.stage("rendering unseen views", len(cameras))
-    pictures = [view.picture(marked.residual, meta.background) for view in base_views(marked.base, cameras, progress)]
+    pictures = [view.picture(marked.correction, meta.background) for view in base_views(marked.base, cameras, progress)]
     whose = owners.of(list(cameras))
     ordeals = picture_ordeals(settings.groups)
     progress.stage("recognising pictures after what happens to them", len(ordeals))

@@ -132,8 +132,8 @@ class _Measurement:
 
     def shown(self, views: Sequence[BaseView], marked: Marked | None = None) -> list[Picture]:
         """Marked pictures of views."""
-        residual = (marked or self.marked).residual
-        return [view.picture(residual, self.meta.background) for view in views]
+        colors = (marked or self.marked).correction
+        return [view.picture(colors, self.meta.background) for view in views]
 
     def run(self, scene: Scene | None, reencode: ReencodeFilm) -> Robustness:
         rows = self.picture_rows()
@@ -191,8 +191,8 @@ class _Measurement:
         for name, change in MODEL_ORDEALS.items():
             generator = torch.Generator().manual_seed(self.settings.seed)
             damaged = copy.deepcopy(self.marked)
-            suffer([damaged.residual.table], change, generator)
-            rows.append(Row("residual", name, self.reader.read(self.shown(self.views, damaged))))
+            suffer(damaged.correction.parameters(), change, generator)
+            rows.append(Row("colours", name, self.reader.read(self.shown(self.views, damaged))))
             self.progress.advance(len(rows), name)
             if self.settings.with_base:
                 suffer(damaged.base.parameters(), change, generator)
