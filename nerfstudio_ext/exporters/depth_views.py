@@ -21,6 +21,8 @@ MAX_VIEWS = 100
 MIN_SIDE = 48
 SURVEY_SIDE = 48
 MAX_WITNESSES, WITNESSES_OF_SPACE = 40, 2
+DEEPEST = 8.0
+"""What lies deeper behind a surface, in units of where the inside begins, may be in the shadow behind a thing."""
 LEAST_FACING = 0.1
 """Cosine between a surface and the ray that sees it; a lower one is more likely an edge."""
 SOLID_ALPHA = 0.5
@@ -133,24 +135,23 @@ def solid_and_empty(
 ) -> tuple[Bool[Tensor, " N"], Bool[Tensor, " N"]]:
     """What the views say about points: inside of things, and in free space.
 
-    Solid is what every view that has the point in its picture sees a surface in front of: nothing ever told a field
-    what to hold there, and many are hollow. Empty is what several views look through and none sees a surface at.
+    Solid is what lies a little behind a surface for some view, and behind one for every other that has it in its
+    picture: nothing ever told a field what to hold there, and many are hollow. Empty is what several views look
+    through and none sees a surface at.
 
     Args:
         x: Points, training frame.
         views: Who is asked, at most `MAX_WITNESSES` of them, evenly picked.
         depth: How far from the surface the inside and the free space begin, training units.
     """
-    n_through, is_at, is_hidden, in_picture = (
-        torch.zeros(len(x), dtype=kind) for kind in (torch.int8,) + 3 * (torch.bool,)
-    )
-    is_hidden[:] = True
+    n_through = torch.zeros(len(x), dtype=torch.int8)
+    is_at, is_close, is_hidden = (torch.full((len(x),), start) for start in (False, False, True))
     left = torch.arange(len(x))
     for view in views[:: -(-len(views) // MAX_WITNESSES)]:
         gap, inside = view.gaps(x[left])
-        in_picture[left] |= inside
         is_hidden[left] &= ~inside | (gap < -depth)
+        is_close[left] |= inside & (gap < -depth) & (gap > -DEEPEST * depth)
         n_through[left] += (inside & (gap > depth)).to(torch.int8)
         is_at[left] |= inside & (gap.abs() <= depth)
         left = left[~is_at[left]]  # on a surface: the density decides
-    return is_hidden & in_picture & ~is_at, (n_through >= WITNESSES_OF_SPACE) & ~is_at
+    return is_hidden & is_close & ~is_at, (n_through >= WITNESSES_OF_SPACE) & ~is_at

@@ -199,6 +199,7 @@ def extract_surface(
         UserError: if nothing is denser than the threshold, or an optional package is missing.
     """
     try:
+        from scipy.ndimage import binary_erosion
         from skimage.measure import marching_cubes
     except ImportError as error:
         raise missing_extra(error) from error
@@ -221,7 +222,9 @@ def extract_surface(
     if most < 0.5 or not (volume.min() < 0.5 < volume.max()):
         raise UserError(f"nothing is denser than the threshold {threshold:.3g}", fix="Choose a lower --threshold")
     try:
-        vertices, faces, _, _ = marching_cubes(volume, 0.5, mask=mask)
+        # Only cubes whose corners all are known: beyond the mask the zeros are no empty space.
+        known = binary_erosion(mask, np.ones((3, 3, 3)), border_value=1)
+        vertices, faces, _, _ = marching_cubes(volume, 0.5, mask=known)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"no surface was found ({error})", fix="Choose another --threshold") from error
     return Surface(
