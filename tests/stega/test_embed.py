@@ -101,7 +101,7 @@ def embedder(colors: SectorColors, views: list[SceneView], extractor: Extractor,
 @pytest.fixture(scope="module")
 def marked(views: list[SceneView], extractor: Extractor) -> tuple[SectorColors, Embedder]:
     residual = no_colors()
-    made = embedder(residual, views, extractor, EmbedSettings(steps=400, strength=0.3))
+    made = embedder(residual, views, extractor, EmbedSettings(steps=300, strength=0.3))
     made.run(SilentProgress())
     return residual, made
 

@@ -24,8 +24,9 @@ from ...renderer import EMPTY_ALPHA
 _RENDER_CHUNK = 16384
 _POINT_CHUNK = 65536
 """Rays that are looked up at once: bounds the memory of the backward pass, as deferred back-propagation does."""
-_NEIGHBOURS = 10
-"""Of which two are drawn. With fewer, the gaps between the cameras of a sparse capture are not reached."""
+_SHARE, _NEIGHBOURS = 8, (3, 10)
+"""Of how many neighbours two are drawn: one in eight of all. With fewer, gaps between the cameras are not reached; with
+more, cameras that stand all around an object meet inside it."""
 _BEYOND = 0.6
 """How far beyond the triangle of three cameras views may lie, as a share of its size."""
 _ROLL_DEGREES = 5.0
@@ -162,10 +163,11 @@ def cameras_between(cameras: Cameras, count: int, generator: torch.Generator) ->
     What is learned from them holds where nobody stood, as long as others stood around it.
     """
     centres = cameras.c2w[:, :, 3]
+    reach = min(max(len(cameras) // _SHARE, _NEIGHBOURS[0]), _NEIGHBOURS[1])
     made = []
     for _ in range(count):
         first = int(torch.randint(len(cameras), (1,), generator=generator))
-        near = (centres - centres[first]).norm(dim=1).argsort()[1 : _NEIGHBOURS + 1]
+        near = (centres - centres[first]).norm(dim=1).argsort()[1 : 1 + reach]
         near = near[torch.randperm(len(near), generator=generator)[:2]]
         *draw, roll = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
         shares = -torch.tensor(draw, dtype=torch.float64).log()
