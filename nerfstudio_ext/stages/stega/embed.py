@@ -25,6 +25,8 @@ from .scene_views import SceneView
 _MOMENTUM = 0.9
 _FIRST_STEP, _LAST_STEP = 0.15, 0.02
 """Length of a step as a share of the allowed picture error: long ones at first, then annealed."""
+_MOST_GROWTH = 1.5
+"""Of squared errors at the end: looks keep their own view within the budget, which leaves the mean a little below."""
 _TRIMS = 3
 """Rounds of scaling back single views; they overlap, so that one leaves some a little beyond."""
 _FRAME = 24
@@ -49,6 +51,8 @@ class EmbedSettings:
     """How far surfaces that are rarely seen are helped to as long steps as others, 0 (not) to 1 (fully)."""
     beside: float = 0.04
     """How far beside the rendered views the mark is looked at, radians (standard deviation, each axis)."""
+    largest: float = 1.0
+    """Largest colour of a row (length of its red, green and blue): keeps the mark from gathering in a few patches."""
     bfloat16: bool = True
     """Run the network that reads the mark in 16 bits while embedding."""
 
@@ -136,7 +140,7 @@ class Embedder:
 
     @torch.no_grad()
     def keep_budget(self) -> tuple[float, float]:
-        """Scale the colours until all views together, and each by itself, are within the budget.
+        """Scale the colours until all views together, and each by itself, fill the budget and keep within it.
 
         Returns:
             Mean and largest squared error that are left.
@@ -151,7 +155,7 @@ class Embedder:
                 self.colors.table[rows] *= math.sqrt(self.worst_budget / errors[index])
         errors = self._errors()
         mean, worst = sum(errors) / len(errors), max(errors)
-        excess = max(mean / self.budget, worst / self.worst_budget, 1.0)
+        excess = max(mean / self.budget, worst / self.worst_budget, 1 / _MOST_GROWTH)
         self.colors.table.mul_(1 / math.sqrt(excess))
         return mean / excess, worst / excess
 
@@ -217,7 +221,8 @@ class Embedder:
         scale = share * math.sqrt(self.budget / max(float(change.square().mean()), 1e-30))
         error = float((difference + scale * change).square().mean())
         shrink = min(1.0, math.sqrt(self.budget / max(error, 1e-30)))
-        self.colors.table[rows] = shrink * (self.colors.table[rows] + scale * self.direction.table[rows])
+        moved = shrink * (self.colors.table[rows] + scale * self.direction.table[rows])
+        self.colors.table[rows] = moved * (self.settings.largest / moved.norm(dim=1, keepdim=True)).clamp_max(1.0)
         self.direction.table[rows] = 0
 
 
