@@ -46,7 +46,7 @@ def test_a_mark_survives_and_its_price_is_told() -> None:
     rows = {(row.group, row.amount): row.read for row in found.rows}
     assert rows["clean", "8 bit"].exact_one == rows["clean", "8 bit"].exact_four == 1
     assert rows["clean", "8 bit"].bit_accuracy > rows["screenshot", "87 %, crop 80 %, q80"].bit_accuracy > 0.6
-    assert rows["residual", "8-bit parameters"].exact_four == rows["residual", "1 % noise"].exact_four == 1
+    assert rows["colours", "8-bit parameters"].exact_four == rows["colours", "1 % noise"].exact_four == 1
     assert rows["whole model", "8-bit parameters"].exact_four == 1
     assert rows["H.264 film", "4 frames"].pictures == 4 and found.film_exact
     near = found.likeness
@@ -63,7 +63,8 @@ def test_a_mark_survives_and_its_price_is_told() -> None:
 def test_where_there_is_no_mark_nothing_is_read() -> None:
     unmarked = copy.deepcopy(marked_wall().method)
     with torch.no_grad():
-        unmarked.residual.table.zero_()
+        for table in unmarked.correction.parameters():
+            table.zero_()
     settings = dataclasses.replace(SETTINGS, views=1, groups=("clean",), film_frames=0, with_base=False, alarm_pairs=0)
     found = measure(unmarked, settings, photos=False)
     assert all(row.read.exact_one == row.read.exact_four == 0 for row in found.rows)
@@ -76,7 +77,7 @@ def test_a_picture_from_kept_views_is_the_rendered_one() -> None:
     meta, method = wall_meta(SIZE), marked_wall().method
     view = base_views(method.base, [meta.cameras[3]])[0]
     assert np.array_equal(
-        view.picture(method.residual, meta.background),
+        view.picture(method.correction, meta.background),
         render_8bit(RayRenderer(method.render_rays, meta.background), meta.cameras[3]),
     )
     assert np.array_equal(
@@ -88,7 +89,7 @@ def test_a_picture_from_kept_views_is_the_rendered_one() -> None:
 def test_alarms_are_seen_when_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same count on a marked picture, with the true key smuggled in among the wrong ones."""
     view = base_views(marked_wall().method.base, [wall_meta(SIZE).cameras[3]])[0]
-    marked = view.picture(marked_wall().method.residual, (1.0, 1.0, 1.0))
+    marked = view.picture(marked_wall().method.correction, (1.0, 1.0, 1.0))
     others = false_alarms.random_keys(19)
     monkeypatch.setattr(false_alarms, "random_keys", lambda count, seed, first: [KEY, *others])
     found = false_alarms.count_false_alarms(

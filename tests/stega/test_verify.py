@@ -29,7 +29,7 @@ def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     opened = OpenedRun(tmp_path, RunConfig(method.config), meta, method, 1)
     monkeypatch.setattr(runs, "open_run", lambda path: opened)
     view = base_views(method.base, [meta.cameras[3]])[0]
-    Image.fromarray(view.picture(method.residual, meta.background)).save(tmp_path / "marked.png")
+    Image.fromarray(view.picture(method.correction, meta.background)).save(tmp_path / "marked.png")
     Image.fromarray(view.picture(None, meta.background)).save(tmp_path / "plain.png")
     return tmp_path
 
