@@ -133,7 +133,7 @@ def test_frames_never_go_back_to_an_older_camera(viewer, browser):
         time.sleep(0.01)
     browser.quiet(0.4)
     shown = [azimuth_of(p) for p in browser.pictures]
-    assert all(b >= a - 0.025 for a, b in zip(shown, shown[1:], strict=False)), "beyond what coarse JPEG pictures are off by"
+    assert all(b >= a - 0.025 for a, b in zip(shown, shown[1:], strict=False)), "beyond what coarse files are off by"
 
 
 def test_a_frame_follows_its_camera_at_once(viewer, browser):
