@@ -32,7 +32,8 @@ def _corner_row(grid, level, x, y, z):
 
 
 @nb.njit(nogil=True, inline="always")
-def _cell(position, scale, lower, fraction):
+def cell_of(position, scale, lower, fraction):
+    """Lower corner of the cell of a position in the unit cube, and the place within it."""
     for axis in range(3):
         at = min(max(position[axis], np.float32(0)), np.float32(1)) * scale + np.float32(0.5)
         lower[axis] = np.int32(at)
@@ -58,7 +59,7 @@ def _colors(grid, table, positions, directions, out):
         for s in range(block * 256, min((block + 1) * 256, positions.shape[0])):
             total[:n_features] = np.float32(0)
             for level in range(grid.scales.shape[0]):
-                _cell(positions[s], grid.scales[level], lower, fraction)
+                cell_of(positions[s], grid.scales[level], lower, fraction)
                 for corner in range(8):
                     row, weight = _corner(corner, lower, fraction, grid, level)
                     for k in range(n_features):
@@ -85,7 +86,7 @@ def _scatter(grid, positions, directions, gradient, table_gradient):
             for h in range(n_features // 3):
                 for c in range(3):
                     pulled[3 * h + c] = shape[h] * scale * gradient[s, c]
-            _cell(positions[s], grid.scales[level], lower, fraction)
+            cell_of(positions[s], grid.scales[level], lower, fraction)
             for corner in range(8):
                 row, weight = _corner(corner, lower, fraction, grid, level)
                 for k in range(n_features):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .cpu_color import cell_of
 from .layouts import HASH_PRIMES
 from .sectors import LEAST_WEIGHT, NEAREST, SECTOR_PRIME, SectorLayout
 
@@ -51,14 +52,6 @@ def _mix(direction, centres, sectors, weights):
 
 
 @nb.njit(nogil=True, inline="always")
-def _cell(position, scale, lower, fraction):
-    for axis in range(3):
-        at = min(max(position[axis], np.float32(0)), np.float32(1)) * scale + np.float32(0.5)
-        lower[axis] = np.int32(at)
-        fraction[axis] = at - np.float32(lower[axis])
-
-
-@nb.njit(nogil=True, inline="always")
 def _corner(corner, lower, fraction):
     """Hash of a corner's place, and its weight."""
     weight = np.float32(1)
@@ -76,7 +69,7 @@ def _gather(scale, centres, table, positions, directions, out):
         sectors, weights = np.empty(NEAREST, np.uint32), np.empty(NEAREST, np.float32)
         for s in range(block * 256, min((block + 1) * 256, positions.shape[0])):
             _mix(directions[s], centres, sectors, weights)
-            _cell(positions[s], scale, lower, fraction)
+            cell_of(positions[s], scale, lower, fraction)
             for f in range(out.shape[1]):
                 out[s, f] = np.float32(0)
             for corner in range(8):
@@ -95,7 +88,7 @@ def _scatter(scale, centres, positions, directions, gradient, table_gradient):
     sectors, weights = np.empty(NEAREST, np.uint32), np.empty(NEAREST, np.float32)
     for s in range(positions.shape[0]):
         _mix(directions[s], centres, sectors, weights)
-        _cell(positions[s], scale, lower, fraction)
+        cell_of(positions[s], scale, lower, fraction)
         for corner in range(8):
             place, weight = _corner(corner, lower, fraction)
             for k in range(NEAREST):

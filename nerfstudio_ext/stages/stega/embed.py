@@ -51,8 +51,6 @@ class EmbedSettings:
     """How far surfaces that are rarely seen are helped to as long steps as others, 0 (not) to 1 (fully)."""
     beside: float = 0.04
     """How far beside the rendered views the mark is looked at, radians (standard deviation, each axis)."""
-    largest: float = 1.0
-    """Largest colour of a row (length of its red, green and blue): keeps the mark from gathering in a few patches."""
     bfloat16: bool = True
     """Run the network that reads the mark in 16 bits while embedding."""
 
@@ -221,8 +219,7 @@ class Embedder:
         scale = share * math.sqrt(self.budget / max(float(change.square().mean()), 1e-30))
         error = float((difference + scale * change).square().mean())
         shrink = min(1.0, math.sqrt(self.budget / max(error, 1e-30)))
-        moved = shrink * (self.colors.table[rows] + scale * self.direction.table[rows])
-        self.colors.table[rows] = moved * (self.settings.largest / moved.norm(dim=1, keepdim=True)).clamp_max(1.0)
+        self.colors.table[rows] = shrink * (self.colors.table[rows] + scale * self.direction.table[rows])
         self.direction.table[rows] = 0
 
 
