@@ -61,23 +61,29 @@ class Camera:
         K[1, 2] -= top
         return dataclasses.replace(self, width=width, height=height, K=K)
 
-    def pixel_centres(self) -> Float[Tensor, "P 2"]:
-        """All pixel centres, row by row, float32."""
-        v, u = torch.meshgrid(
-            torch.arange(self.height, dtype=torch.float32) + 0.5,
-            torch.arange(self.width, dtype=torch.float32) + 0.5,
-            indexing="ij",
-        )
-        return torch.stack([u, v], -1).reshape(-1, 2)
+    def pixel_centres(self, first: int = 0, last: int | None = None) -> Float[Tensor, "P 2"]:
+        """Pixel centres row by row, float32: all, or those from number `first` up to `last`."""
+        numbers = torch.arange(first, min(self.width * self.height, last if last is not None else 1 << 62))
+        row = numbers // self.width
+        return torch.stack([numbers - row * self.width, row], -1).to(torch.float32) + 0.5
 
     def rays_through(self, uv: Float[Tensor, "R 2"]) -> Rays:
         """Rays through pixel positions; see `Cameras.rays_through`."""
-        cameras = Cameras([self])
-        return cameras.rays_through(torch.zeros(len(uv), dtype=torch.int64, device=uv.device), uv)
+        n = len(uv)
+        size = torch.tensor([self.width, self.height], dtype=uv.dtype, device=uv.device)
+        # What all rays share is broadcast and not gathered for each, and each ray is computed by itself: a picture
+        # in parts has the same rays to the last bit.
+        intrinsics, lens = intrinsics_of(self).to(uv).expand(n, 4), self.lens.tensor().to(uv).expand(n, N_LENS_PARAMS)
+        local = unproject_pixels(self.lens.kind, uv, intrinsics, lens, size.expand(n, 2))
+        c2w = self.c2w.to(uv)
+        along = local[:, 0:1] * c2w[:, 0] + local[:, 1:2] * c2w[:, 1] + local[:, 2:3] * c2w[:, 2]
+        rays_d = torch.nn.functional.normalize(along, dim=-1)
+        near = torch.zeros(n, dtype=uv.dtype, device=uv.device)
+        return Rays(c2w[:, 3].expand(n, 3).contiguous(), rays_d, near, torch.full_like(near, float("inf")))
 
-    def rays(self) -> Rays:
-        """The rays of every pixel, row by row."""
-        return self.rays_through(self.pixel_centres())
+    def rays(self, first: int = 0, last: int | None = None) -> Rays:
+        """The rays of every pixel, row by row, or of those from number `first` up to `last`."""
+        return self.rays_through(self.pixel_centres(first, last))
 
     def project(self, x: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " N"]]:
         """Pixel positions of world points and their depth along the camera's z axis.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -154,11 +154,8 @@ class RayRenderer:
         """One number per pixel; see `layers`."""
         values = []
         with torch.no_grad():
-            rays = camera.rays().to(self.device)
-            for start in range(0, len(rays), self.chunk):
-                if cancel is not None:
-                    cancel.check()
-                values.append(self._layers[name](rays[start : start + self.chunk]))
+            for rays in self._chunks(camera, cancel):
+                values.append(self._layers[name](rays))
         return torch.cat(values).reshape(camera.height, camera.width).cpu()
 
     def on_background(self, background: tuple[float, float, float]) -> RayRenderer:
@@ -169,11 +166,8 @@ class RayRenderer:
         """Render one picture; see `Renderer.render`."""
         outputs = []
         with torch.no_grad():
-            rays = camera.rays().to(self.device)
-            for start in range(0, len(rays), self.chunk):
-                if cancel is not None:
-                    cancel.check()
-                outputs.append(self.render_rays(rays[start : start + self.chunk]))
+            for rays in self._chunks(camera, cancel):
+                outputs.append(self.render_rays(rays))
             return self._frame(camera, outputs)
 
     def cropped(self, box: CropBox) -> RayRenderer:
@@ -181,6 +175,13 @@ class RayRenderer:
         layers = {name: _clipped_layer(layer, box) for name, layer in self._layers.items()}
         render_rays = crop_rays(self.render_rays, box)
         return RayRenderer(render_rays, box.background, self.chunk, self.version, self.device, layers)
+
+    def _chunks(self, camera: Camera, cancel: CancelToken | None) -> Iterator[Rays]:
+        """The rays of a picture in parts, made when they are needed: all those of a large one take half a second."""
+        for start in range(0, camera.width * camera.height, self.chunk):
+            if cancel is not None:
+                cancel.check()
+            yield camera.rays(start, start + self.chunk).to(self.device)
 
     def _frame(self, camera: Camera, outputs: list[RayOutputs]) -> Frame:
         shape = (camera.height, camera.width)

@@ -39,21 +39,28 @@ class CodedRenderer:
         return Frame(rgb, torch.ones(camera.height, camera.width), None)
 
 
+_SHIFTS = 64
+
+
 class PhotoRenderer:
-    """Free pictures with edges and texture at every scale, as photographs have."""
+    """Free pictures with edges and texture at every scale, as photographs have; each is a part of one made before."""
 
     background = (0.0, 0.0, 0.0)
 
     def __init__(self) -> None:
         self._picture = photo_like(1024, 1024)
+        self._wide: dict[tuple[int, int], Float[Tensor, "H W+64 3"]] = {}
+        self._opaque: dict[tuple[int, int], Float[Tensor, "H W"]] = {}
 
     def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
         """A part of the picture, shifted with the camera."""
-        step = max(1, 1024 // max(camera.width, camera.height))
-        shift = int(200 * float(camera.c2w[0, 3])) % 64
-        rows, columns = (torch.arange(n) * step % 1024 for n in (camera.height, camera.width))
-        rgb = self._picture[rows][:, (columns + shift) % 1024]
-        return Frame(rgb, torch.ones(camera.height, camera.width), None)
+        size = (camera.height, camera.width)
+        if size not in self._wide:
+            step = max(1, 1024 // max(size))
+            rows, columns = torch.arange(size[0]) * step % 1024, (torch.arange(size[1] + _SHIFTS) * step) % 1024
+            self._wide[size], self._opaque[size] = self._picture[rows][:, columns], torch.ones(size)
+        shift = int(200 * float(camera.c2w[0, 3])) % _SHIFTS
+        return Frame(self._wide[size][:, shift : shift + size[1]], self._opaque[size], None)
 
 
 def photo_like(height: int, width: int) -> Float[Tensor, "H W 3"]:
