@@ -1,0 +1,71 @@
+"""Sizes that follow from a field's shape, as the CUDA sources compute them; `csrc/network.cuh` is the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GEO, HARMONICS = 16, 16
+_FORWARD_WARPS, _DIRECTION_STRIDE = 4, 12
+_BACKWARD_ROW_GAP = 8
+
+
+@dataclass(frozen=True)
+class FieldSizes:
+    """Shape of a field and what its kernels need.
+
+    Attributes:
+        levels: Levels of the hash grid.
+        features: Features per level.
+        hidden: Width of the density network.
+        color_hidden: Width of the colour network.
+        backward_warps: Warps of a block of `field_backward`.
+    """
+
+    levels: int
+    features: int
+    hidden: int
+    color_hidden: int
+    backward_warps: int = 8
+
+    @property
+    def defines(self) -> tuple[str, ...]:
+        """Macros of the files that depend on the shape."""
+        return (
+            f"-DLEVELS={self.levels}", f"-DFEATURES={self.features}", f"-DHIDDEN={self.hidden}",
+            f"-DCOLOR_HIDDEN={self.color_hidden}", f"-DBACKWARD_WARPS={self.backward_warps}",
+        )  # fmt: skip
+
+    @property
+    def feature_width(self) -> int:
+        """Halves of a row of `features`: LEVELS * FEATURES in whole tiles of 16."""
+        return -(-self.levels * self.features // 16) * 16
+
+    @property
+    def forward_words(self) -> int:
+        """32-bit words of `FieldView.forward`."""
+        f, h, c = self.feature_width, self.hidden, self.color_hidden
+        return (f * h + h * GEO + (GEO + HARMONICS) * c + c * c + c * 8) // 2
+
+    @property
+    def backward_words(self) -> int:
+        """32-bit words of `FieldView.backward`."""
+        f, h, c = self.feature_width, self.hidden, self.color_hidden
+        return (f * h + h * GEO + (GEO + HARMONICS) * c + c * c + 16 * c) // 2
+
+    @property
+    def n_partials(self) -> int:
+        """Floats of a row of `FieldBackward.partials`: the parameters of all five matrices."""
+        f, h, c = self.levels * self.features, self.hidden, self.color_hidden
+        return f * h + h * GEO + (GEO + HARMONICS) * c + c * c + c * 3
+
+    @property
+    def forward_shared(self) -> int:
+        """Dynamic shared memory of `field_forward`, `field_density` and `render_fused`, bytes."""
+        stage = 32 * (self.feature_width // 2 + 4)
+        return 4 * (self.forward_words + _FORWARD_WARPS * (stage + 32 * _DIRECTION_STRIDE))
+
+    @property
+    def backward_shared(self) -> int:
+        """Dynamic shared memory of `field_backward`, bytes."""
+        widest = max(self.feature_width, self.hidden, self.color_hidden, GEO + HARMONICS)
+        return 2 * 2 * 16 * self.backward_warps * (widest + _BACKWARD_ROW_GAP)
