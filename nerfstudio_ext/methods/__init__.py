@@ -21,7 +21,7 @@ from .aug_settings import AugConfig
 from .config_json import config_from_data, config_to_data, did_you_mean
 from .gnt import Gnt
 from .gnt_config import GntConfig
-from .marked import Marked, MarkedConfig
+from .marked import MarkedConfig, marked_over
 from .ngp import Ngp, NgpConfig
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def build(config: object, meta: SceneMeta, *, seed: int = 0, device: torch.devic
 
 def _build_marked(config: MarkedConfig, meta: SceneMeta, *, seed: int = 0) -> Method:
     base = config_from_json(config.base, where="config.json: method.base")
-    return Marked(config, build(base, meta, seed=seed), meta.frame.aabb_scale)
+    return marked_over(config, build(base, meta, seed=seed), meta.frame.aabb_scale)
 
 
 def settled(config: Any) -> Any:

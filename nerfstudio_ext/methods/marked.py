@@ -21,8 +21,9 @@ from ..fields.sector_colors import SectorColors
 from ..kernels import SectorLayout
 from ..rays import RayOutputs, Rays
 from ..renderer import EMPTY_ALPHA, HasDensity, HasLayers, RayLayer
+from ..scenes.model import Scene
 from ..scenes.pixel_sampler import PixelBatch
-from .protocol import Method, ParamGroup
+from .protocol import Method, NeedsPhotos, ParamGroup
 
 SurfaceColors = Callable[[Float[Tensor, "P 3"], Float[Tensor, "P 3"]], Float[Tensor, "P 3"]]
 """Colour differences at world positions, seen along unit directions."""
@@ -149,6 +150,28 @@ class Marked(nn.Module):
         """All parameters."""
         yield from self.base.parameters()
         yield from self.correction.parameters()
+
+
+class MarkedPhotos(Marked):
+    """A `Marked` over a method that looks at photos when it renders: it looks at them still."""
+
+    def take_photos(self, scene: Scene) -> None:
+        """See `NeedsPhotos`."""
+        cast(NeedsPhotos, self.base).take_photos(scene)
+
+    def photo_tensors(self) -> Mapping[str, Tensor]:
+        """Those of the method beneath."""
+        return cast(NeedsPhotos, self.base).photo_tensors()
+
+    def load_photo_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `NeedsPhotos`."""
+        cast(NeedsPhotos, self.base).load_photo_tensors(tensors)
+
+
+def marked_over(config: MarkedConfig, base: Method, aabb_scale: float) -> Marked:
+    """A `Marked` over any method, with zero correction; arguments as those of `Marked`."""
+    kind = MarkedPhotos if isinstance(base, NeedsPhotos) else Marked
+    return kind(config, base, aabb_scale)
 
 
 @torch.no_grad()

@@ -26,9 +26,19 @@ def give_photos(method: Method, scene: Scene, run: Path) -> None:
     Raises:
         UserError: if the photos do not suit the method, or cannot be written.
     """
+    if isinstance(method, NeedsPhotos):
+        method.take_photos(scene)
+        keep_photos(method, run)
+
+
+def keep_photos(method: Method, run: Path) -> None:
+    """Write the photos that a method looks at, where it is one that does, into the run folder.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
     if not isinstance(method, NeedsPhotos):
         return
-    method.take_photos(scene)
     path = run / PHOTOS
     temporary = run / f".{PHOTOS}.tmp"
     try:

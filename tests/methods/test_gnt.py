@@ -20,11 +20,14 @@ from nerfstudio_ext.methods.gnt import Gnt
 from nerfstudio_ext.methods.gnt_config import GntConfig
 from nerfstudio_ext.methods.gnt_photos import photos_from_tensors, photos_of_scene
 from nerfstudio_ext.methods.gnt_render import views_of
+from nerfstudio_ext.methods.marked import Marked, MarkedConfig, marked_over
+from nerfstudio_ext.methods.protocol import NeedsPhotos
 from nerfstudio_ext.rays import Rays
 from nerfstudio_ext.scenes.images import ImageStore
 from nerfstudio_ext.scenes.model import Scene, SceneFrame, Split
+from nerfstudio_ext.training.checkpoints import save_checkpoint
 from nerfstudio_ext.training.config import RunConfig, TrainConfig
-from nerfstudio_ext.training.photos import PHOTOS, give_photos
+from nerfstudio_ext.training.photos import PHOTOS, give_photos, keep_photos
 from nerfstudio_ext.training.runs import Run, open_run
 from nerfstudio_ext.training.trainer import Trainer
 from tests.training.tiny import RecordingProgress
@@ -255,6 +258,21 @@ def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path, name: s
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} asks for") as caught:
         methods.build(dataclasses.replace(GntConfig(weights=path), **{name: value}), make_meta(12), seed=1)
     assert "\n" not in caught.value.line
+
+
+def test_a_marked_run_keeps_the_photos_it_looks_at(tmp_path: Path):
+    gnt, scene = make_gnt(dataclasses.replace(TINY, half_precision=False).settled())
+    config = MarkedConfig(methods.config_to_json(gnt.config), log2_table=6, mark_log2_table=6, sectors=4)
+    marked = marked_over(config, gnt, scene.meta.frame.aabb_scale)
+    with Run.create(tmp_path, RunConfig(config, TrainConfig()), scene.meta) as run:
+        keep_photos(marked, run.path)
+        save_checkpoint(run.checkpoints, 0, dict(marked.state_dict()), {})
+    opened = open_run(run.path).method
+    rays = scene.meta.training_cameras()[1].rays()
+    assert isinstance(opened, Marked)
+    assert torch.equal(opened.render_rays(rays).rgb, gnt.render_rays(rays).rgb), "without a mark nothing changes"
+    ngp = methods.build(methods.NgpConfig(n_levels=2, log2_table=8), scene.meta)
+    assert not isinstance(marked_over(config, ngp, 1.0), NeedsPhotos), "others still open without photos"
 
 
 def test_the_rate_halves_by_steps():

@@ -20,7 +20,7 @@ from ...cameras import Cameras
 from ...errors import UserError
 from ...fields.color_residual import ColorResidual
 from ...methods import config_to_json
-from ...methods.marked import Marked, MarkedConfig, SurfaceColors
+from ...methods.marked import Marked, MarkedConfig, SurfaceColors, marked_over
 from ...methods.protocol import Method
 from ...progress import Progress
 from ...scenes.model import Scene, SceneMeta
@@ -117,7 +117,7 @@ def mark_scene(
     views = render_views(method, photos, settings.other_views, generator, progress)
     if sum(len(view.seen) for view in views) < _MIN_SEEN * sum(view.n_pixels for view in views):
         raise UserError("the cameras of the capture see next to nothing of the scene", fix="Train it for longer")
-    marked = Marked(_sizes(config, views, meta, settings), method, meta.frame.aabb_scale)
+    marked = marked_over(_sizes(config, views, meta, settings), method, meta.frame.aabb_scale)
     touched, mark = marked.correction.touch_up, marked.correction.mark
     fidelity, gain = settings.fidelity, None
     budget = 10 ** (-fidelity.psnr / 10)

@@ -21,6 +21,7 @@ from ...progress import Progress, SilentProgress
 from ...renderer import RayRenderer
 from ...scenes.model import Scene, SceneMeta
 from ...training.checkpoints import CheckpointNotSaved, save_checkpoint
+from ...training.photos import keep_photos
 from ...training.runs import OpenedRun, Run, write_json
 from .attacks import attack_file
 from .extraction import extract
@@ -211,6 +212,7 @@ def write_child(parent: OpenedRun, marking: Marking, output_dir: Path, settings:
         parent.config, method=marking.method.config, changes=(*parent.config.changes, f"marked from {parent.path.name}")
     )
     with Run.create(output_dir, config, parent.meta) as run:
+        keep_photos(marking.method, run.path)
         try:
             save_checkpoint(run.checkpoints, parent.step, marking.method.state_dict(), {})
         except CheckpointNotSaved as error:
