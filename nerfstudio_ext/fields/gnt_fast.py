@@ -31,6 +31,7 @@ class Options:
         seed: Decides which probabilities drop.
         dtype: Of the products within tokens; bfloat16 is for inference on processors that have it.
         backend: Of the fused operations.
+        asked: Position of the sample whose attention is returned as weights; the official one is the nearest, 0.
     """
 
     drop: Dropout = keep_all
@@ -38,6 +39,7 @@ class Options:
     seed: int = 0
     dtype: torch.dtype = torch.float32
     backend: str = "auto"
+    asked: int = 0
 
 
 def make_views(
@@ -153,11 +155,11 @@ def _ray_block(block: RayBlock, q: Tokens, options: Options, *, wants_weights: b
     if options.drop is keep_all:
         out = functional.scaled_dot_product_attention(query, key, value)
         if wants_weights:
-            nearest = query[:, :, :1] @ key.mT / key.shape[-1] ** 0.5
-            weights = torch.softmax(nearest.to(q.dtype), -1)[:, :, 0].mean(1)
+            asked = query[:, :, options.asked, None] @ key.mT / key.shape[-1] ** 0.5
+            weights = torch.softmax(asked.to(q.dtype), -1)[:, :, 0].mean(1)
     else:
         probability = torch.softmax(query @ key.mT / key.shape[-1] ** 0.5, -1)
-        out, weights = options.drop(probability) @ value, probability[:, :, 0].mean(1)
+        out, weights = options.drop(probability) @ value, probability[:, :, options.asked].mean(1)
     update = _product(out.transpose(1, 2).flatten(2), attention.out_fc, options)
     q = _added(q, options.drop(update))
     return _feed_forward(block.ff, block.ff_norm, q, options), weights

@@ -124,13 +124,13 @@ class TrainingViews:
     """A target picture and its sources, as one training step sees them.
 
     Attributes:
-        picture: Target.
+        picture: Target; what else is known of its pixels may follow the colours as further channels.
         sources: Pictures of the sources, all of one size.
         camera: Of the target (one camera).
         cameras: Of the sources.
     """
 
-    picture: Float[Tensor, "3 H W"]
+    picture: Float[Tensor, "C H W"]
     sources: Float[Tensor, "V 3 H W"]
     camera: SourceCameras
     cameras: SourceCameras

@@ -10,8 +10,9 @@ import torch
 
 from ..cameras import Camera, Cameras
 
-Rig = Literal["sphere", "dome", "ring", "arc", "walk", "grid"]
-RIGS_AROUND: tuple[Rig, ...] = ("sphere", "dome", "dome", "ring")
+Rig = Literal["sphere", "dome", "cap", "ring", "arc", "walk", "grid"]
+RIGS_AROUND: tuple[Rig, ...] = ("sphere", "dome", "ring", "cap", "cap", "cap")
+"""Mostly close together: the nearest ten of a hundred pictures around a thing stand as the pictures of a cap do."""
 RIGS_WITHIN: tuple[Rig, ...] = ("arc", "walk", "grid", "ring")
 
 
@@ -22,7 +23,7 @@ def place_cameras(
 
     Args:
         rng: Draws what the rig leaves open.
-        rig: Sphere, upper half of it, ring at one height, a quarter of a ring, an uneven walk, or a flat grid.
+        rig: Sphere, upper half of it, round patch, ring at one height, quarter of a ring, uneven walk, or flat grid.
         n: How many.
         width: Of the pictures.
         height: Of the pictures.
@@ -61,6 +62,17 @@ def _dome(rng: np.random.Generator, n: int) -> np.ndarray:
     return _at(height, 2.399963 * np.arange(n) + rng.uniform(0, 2 * math.pi))
 
 
+def _cap(rng: np.random.Generator, n: int) -> np.ndarray:
+    """All within 25 to 60 degrees of one direction, most often one above the horizon."""
+    middle = _at(np.array([rng.uniform(-0.2, 0.95)]), np.array([rng.uniform(0, 2 * math.pi)]))[0]
+    along = 1 - (np.arange(n) + rng.uniform(0, 1, n)) / n * (1 - math.cos(math.radians(rng.uniform(25, 60))))
+    angle, away = 2.399963 * np.arange(n), np.sqrt(1 - along**2)
+    right = np.cross(middle, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    up = np.cross(right, middle)
+    return along[:, None] * middle + away[:, None] * (np.cos(angle)[:, None] * right + np.sin(angle)[:, None] * up)
+
+
 def _ring(rng: np.random.Generator, n: int) -> np.ndarray:
     height = np.full(n, rng.uniform(0.0, 0.6)) + rng.normal(0, 0.05, n)
     return _at(height, 2 * math.pi * (np.arange(n) + rng.uniform(-0.3, 0.3, n)) / n)
@@ -92,4 +104,4 @@ def _at(height: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.column_stack([around * np.cos(angle), around * np.sin(angle), height])
 
 
-_PLACES = {"sphere": _sphere, "dome": _dome, "ring": _ring, "arc": _arc, "walk": _walk, "grid": _grid}
+_PLACES = {"sphere": _sphere, "dome": _dome, "cap": _cap, "ring": _ring, "arc": _arc, "walk": _walk, "grid": _grid}

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import TrainingFailed, UserError
@@ -24,11 +26,16 @@ from ..rays import Rays
 from ..renderer import RayRenderer
 from ..scenes.model import Scene
 from ..training.checkpoints import CheckpointNotSaved, list_checkpoints, load_checkpoint, save_checkpoint
-from .captures import VALIDATION_SEEDS, make_capture
+from .captures import VALIDATION_SEEDS, make_capture, make_capture_with_depths
 
 LOG = "log.jsonl"
-_WARM_UP = 500
+_WARM_UP = 200
 """Steps over which the rate rises: the first gradients of a transformer are too large for Adam."""
+_SECOND_MOMENT = 0.99
+"""Adam's memory of squared gradients, short: scenes differ, and a training has thousands of steps, not hundreds of
+thousands."""
+_STARTING_BIAS = 2.0
+"""Added before a ReLU and taken off after it: tokens lie well within, so that the layer hardly cuts them at first."""
 _CLIP = 1.0
 _RANGE_JITTER = (0.8, 1.1, 0.95, 1.3)
 """Near and far are drawn within these factors: captures in use state them less exactly than computed ones."""
@@ -39,35 +46,43 @@ class GntTraining:
     """Settings of a training across scenes."""
 
     steps: int = 60_000
-    """Steps in all; a step is one target picture with its sources."""
-    depth: int = 4
+    """Steps in all; a step is one target picture with its sources. A later call may state more: the rate is the same
+    until `falling_share`."""
+    depth: int = 2
     """View and ray blocks."""
     width: int = 64
     """Channels of a token."""
-    feature_width: int = 32
+    feature_width: int = 16
     """Channels of the feature network's first stage."""
-    n_rays: int = 256
-    """Rays per step."""
+    feature_blocks: tuple[int, int, int] = (1, 1, 1)
+    """Residual blocks of its stages."""
+    n_rays: int = 384
+    """Rays per step with eight sources; fewer with more."""
     n_samples: int = 48
     """Samples per ray."""
-    n_views: int = 8
+    n_views: int = 7
     """Sources, give or take two."""
     side: int = 128
     """Longer side of the computed pictures, pixels."""
     views_per_scene: int = 20
     """Pictures per computed scene."""
-    pool: int = 24
+    pool: int = 16
     """Scenes in play at a time."""
-    steps_per_scene: int = 12
+    steps_per_scene: int = 16
     """Steps after which the oldest scene makes room for a new one."""
     capture_share: float = 0.3
     """Share of the steps that look at real captures, where some are given."""
     max_side: int = 400
     """Pictures of real captures are reduced until no side is longer."""
-    lr: float = 5e-4
-    """Peak rate of the transformer; falls along half a cosine to a twentieth."""
+    depth_share: float = 0.1
+    """Weight of the cross entropy between the attention along a ray and the true distance, beside the mean squared
+    error of colours; computed scenes know the distance."""
+    lr: float = 1e-3
+    """Rate of the transformer."""
     lr_features: float = 1e-3
     """The same of the feature network."""
+    falling_share: float = 0.3
+    """Share of the steps at the end over which the rates fall to zero."""
     seed: int = 0
     """Of everything random."""
     steps_per_save: int = 500
@@ -79,12 +94,14 @@ class GntTraining:
 
     def architecture(self) -> Architecture:
         """Sizes of the networks."""
-        return Architecture(depth=self.depth, width=self.width, feature_width=self.feature_width)
+        return Architecture(
+            depth=self.depth, width=self.width, feature_width=self.feature_width, feature_blocks=self.feature_blocks
+        )
 
     def rate_at(self, step: int) -> float:
         """Factor on the learning rates at a step."""
-        falling = 0.525 + 0.475 * math.cos(math.pi * min(1.0, step / self.steps))
-        return falling * min(1.0, (step + 1) / _WARM_UP)
+        left = (self.steps - step) / max(1.0, self.falling_share * self.steps)
+        return min(1.0, max(left, 0.01)) * min(1.0, (step + 1) / _WARM_UP)
 
 
 @dataclass(frozen=True)
@@ -94,43 +111,73 @@ class Episodes:
     photos: Photos
     depth_range: DepthRange
     plan: SourcePlan
+    distances: tuple[Float[Tensor, "h w"], ...] | None = None
 
     @classmethod
-    def of(cls, scene: Scene, max_side: int, n_views: int) -> Episodes:
-        """The training pictures of a capture; sources are drawn by the rule for its kind."""
+    def of(cls, scene: Scene, max_side: int, n_views: int, distances: Sequence[np.ndarray] | None = None) -> Episodes:
+        """The training pictures of a capture; sources are drawn by the rule for its kind.
+
+        Args:
+            scene: The capture.
+            max_side: Pictures are reduced until no side is longer.
+            n_views: Sources of a picture.
+            distances: What each pixel of each picture shows is so far away, where that is known.
+        """
         kind = "object" if scene.meta.frame.aabb_scale == 1 else "collected"
         plan = replace(PLANS[kind], n_views=n_views, vary=(-2, 2))
-        return cls(photos_of_scene(scene, max_side), DepthRange(scene.meta), plan)
+        known = None if distances is None else tuple(torch.from_numpy(d).float() for d in distances)
+        return cls(photos_of_scene(scene, max_side), DepthRange(scene.meta), plan, known)
 
 
 def episode_loss(
     model: GntModel, episodes: Episodes, config: GntTraining, generator: torch.Generator
-) -> tuple[Tensor, int]:
-    """Mean squared error on random pixels of a random picture of a capture, and the number of its sources."""
+) -> tuple[Tensor, float]:
+    """Loss on random pixels of a random picture of a capture, and its squared error alone."""
     photos = episodes.photos
     target = int(torch.randint(len(photos), (1,), generator=generator))
     chosen = choose_sources(target, list(range(len(photos))), photos.poses, episodes.plan, generator)
-    views = _augmented(photos, target, chosen, generator)
-    rays, wanted = _draw_rays(views, config.n_rays * 8 // len(chosen), generator)
+    views = _augmented(episodes, target, chosen, generator)
+    rays, wanted, distances = _draw_rays(views, config.n_rays * 8 // len(chosen), generator)
     near, far = episodes.depth_range.of(rays.rays_o[0])
     a, b, c, d = _RANGE_JITTER
     draw = torch.rand(2, generator=generator)
     near_far = (near * float(a + (b - a) * draw[0]), far * float(c + (d - c) * draw[1]))
     sampling = Sampling(config.n_samples, 0, True, len(chosen), "dist")
     sources = views_of(model, list(views.sources), views.cameras)
-    passes = pass_over(model, sources, rays, near_far, sampling, Options(), generator=generator)
-    return (passes.colors[-1] - wanted).square().mean(), len(chosen)
+    # Every sample must find the surface, not only the nearest one: the colour is the mean over all of them.
+    asked = int(torch.randint(config.n_samples, (1,), generator=generator)) if float(draw[0]) < 0.5 else 0
+    passes = pass_over(model, sources, rays, near_far, sampling, Options(asked=asked), generator=generator)
+    error = (passes.colors[-1] - wanted).square().mean()
+    loss = error if distances is None else error + config.depth_share * _astray(passes.z, passes.weights, distances)
+    return loss, float(error.detach())
 
 
-def _augmented(photos: Photos, target: int, chosen: Sequence[int], generator: torch.Generator) -> TrainingViews:
-    """Target and sources, mirrored in half of the draws and cropped where they are large; all of one size."""
+def _astray(z: Float[Tensor, "R S"], weights: Float[Tensor, "R S"], distances: Float[Tensor, " R"]) -> Tensor:
+    """Mean cross entropy between weights and a bell around the true distance, one sample wide in 1/distance."""
+    is_within = (distances > z[:, 0]) & (distances < z[:, -1])
+    spacing = (1 / z[:, :1] - 1 / z[:, -1:]) / z.shape[1]
+    away = (1 / z - 1 / distances[:, None].clamp(1e-6, 1e6)) / spacing
+    wanted = torch.softmax(-0.5 * away.square(), -1)
+    entropy = -(wanted * weights.clamp_min(1e-7).log()).sum(-1)
+    return (entropy * is_within).sum() / is_within.sum().clamp_min(1)
+
+
+def _augmented(episodes: Episodes, target: int, chosen: Sequence[int], generator: torch.Generator) -> TrainingViews:
+    """Target and sources, mirrored in half of the draws and cropped where they are large; all of one size.
+
+    Known distances are a fourth channel of the target.
+    """
+    photos = episodes.photos
     pictures = [photos.pictures[i].float() / 255 for i in (target, *chosen)]
     cameras = source_cameras([photos.cameras[i] for i in (target, *chosen)])
     size = tuple(min(picture.shape[i] for picture in pictures) for i in (1, 2))
     # Where sizes differ all keep the part that they share, from the first pixel on: cameras stay as they are.
     stacked = torch.stack([picture[:, : size[0], : size[1]] for picture in pictures])
     cameras = replace(cameras, sizes=torch.tensor([size[1], size[0]]).to(cameras.sizes).expand_as(cameras.sizes))
-    views = TrainingViews(stacked[0], stacked[1:], _part(cameras, slice(0, 1)), _part(cameras, slice(1, None)))
+    picture = stacked[0]
+    if episodes.distances is not None:
+        picture = torch.cat([picture, episodes.distances[target][None, : size[0], : size[1]]])
+    views = TrainingViews(picture, stacked[1:], _part(cameras, slice(0, 1)), _part(cameras, slice(1, None)))
     views = random_crop(views, generator)
     return flip_views(views) if float(torch.rand((), generator=generator)) < 0.5 else views
 
@@ -139,7 +186,10 @@ def _part(cameras: SourceCameras, which: slice) -> SourceCameras:
     return SourceCameras(cameras.K[which], cameras.c2w[which], cameras.sizes[which])
 
 
-def _draw_rays(views: TrainingViews, n: int, generator: torch.Generator) -> tuple[Rays, Tensor]:
+def _draw_rays(
+    views: TrainingViews, n: int, generator: torch.Generator
+) -> tuple[Rays, Float[Tensor, "R 3"], Float[Tensor, " R"] | None]:
+    """Rays through random pixels, what they show, and how far away it is where that is known."""
     height, width = views.picture.shape[1:]
     flat = torch.randperm(height * width, generator=generator)[:n]
     pixel = torch.stack([flat % width, flat // width, torch.ones_like(flat)], -1).float()
@@ -147,7 +197,29 @@ def _draw_rays(views: TrainingViews, n: int, generator: torch.Generator) -> tupl
     rays_d = nn.functional.normalize(local @ views.camera.c2w[0, :, :3].T, dim=-1)
     rays_o = views.camera.centres.expand_as(rays_d).contiguous()
     zeros = torch.zeros(len(flat))
-    return Rays(rays_o, rays_d, zeros, torch.full_like(zeros, torch.inf)), views.picture.flatten(1)[:, flat].T
+    known = views.picture.flatten(1)[:, flat]
+    rays = Rays(rays_o, rays_d, zeros, torch.full_like(zeros, torch.inf))
+    return rays, known[:3].T, known[3] if len(known) > 3 else None
+
+
+def start_simply(model: GntModel) -> None:
+    """Let the position layers pass tokens on, nearly as they are, and colours begin at grey.
+
+    The official layers replace the tokens by something random at first: what the views show then reaches the colour
+    only after thousands of steps. Where a point lies says nothing about an unknown scene, so its code begins small.
+    """
+    net = model.net_coarse
+    with torch.no_grad():
+        for layers in net.q_fcs:
+            if isinstance(layers, nn.Sequential):
+                before, after = layers[0], layers[2]
+                assert isinstance(before, nn.Linear) and isinstance(after, nn.Linear)
+                before.weight[:, : net.width] = torch.eye(net.width)
+                before.weight[:, net.width :] *= 0.1
+                before.bias.fill_(_STARTING_BIAS)
+                after.weight.copy_(torch.eye(net.width))
+                after.bias.fill_(-_STARTING_BIAS)
+        net.rgb_fc.bias.fill_(0.5)
 
 
 def train_gnt(
@@ -181,9 +253,10 @@ class _Training:
         config = self.config
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = GntModel(config.architecture(), self.generator)
+        start_simply(self.model)
         groups = ((self.model.net_coarse, config.lr), (self.model.feature_net, config.lr_features))
         settings = [{"params": list(net.parameters()), "lr": lr, "peak": lr} for net, lr in groups]
-        self.optimizer = torch.optim.Adam(settings)
+        self.optimizer = torch.optim.Adam(settings, betas=(0.9, _SECOND_MOMENT))
         self._resume()
         self.real = [Episodes.of(scene, config.max_side, config.n_views) for scene in self.captures]
 
@@ -220,7 +293,7 @@ class _Training:
         is_real = bool(self.real) and float(torch.rand((), generator=generator)) < config.capture_share
         choice = self.real if is_real else self.pool
         episodes = choice[int(torch.randint(len(choice), (1,), generator=generator))]
-        loss, _ = episode_loss(self.model, episodes, config, generator)
+        loss, error = episode_loss(self.model, episodes, config, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if not bool(loss.isfinite()):
@@ -229,7 +302,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * config.rate_at(self.step)
         self.optimizer.step()
-        return float(loss.detach())
+        return error
 
     def _fill_pool(self) -> None:
         """The newest scenes; which ones depends on the step alone, so that a resumed training has the same."""
@@ -238,8 +311,8 @@ class _Training:
         missing = config.pool if not self.pool else 1
         for number in range(last - missing, last):
             seed = config.seed * 1_000_003 + number
-            scene = make_capture(seed, n_views=config.views_per_scene, side=config.side)
-            self.pool.append(Episodes.of(scene, config.max_side, config.n_views))
+            scene, distances = make_capture_with_depths(seed, n_views=config.views_per_scene, side=config.side)
+            self.pool.append(Episodes.of(scene, config.max_side, config.n_views, distances))
         self.pool = self.pool[-config.pool :]
 
     def _log(self, values: dict[str, float]) -> None:

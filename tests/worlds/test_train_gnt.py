@@ -16,7 +16,7 @@ from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.fields.epipolar import project
 from nerfstudio_ext.fields.gnt_weights import load_gnt, save_gnt
 from nerfstudio_ext.worlds import train_gnt as training
-from nerfstudio_ext.worlds.captures import make_capture
+from nerfstudio_ext.worlds.captures import make_capture, make_capture_with_depths
 from nerfstudio_ext.worlds.compose import compose
 from nerfstudio_ext.worlds.tracing import photograph
 from nerfstudio_ext.worlds.train_gnt import Episodes, GntTraining, train_gnt
@@ -70,8 +70,8 @@ def test_it_learns_more_than_a_mean_colour():
     variance = float(torch.stack([picture.var(1).mean() for picture in pictures]).mean())
     errors = []
     for _ in range(100):
-        loss, n_sources = training.episode_loss(model, episodes, config, generator)
-        assert 2 <= n_sources <= 6
+        loss, error = training.episode_loss(model, episodes, config, generator)
+        assert error == float(loss.detach()), "nothing is known of distances here"
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -100,17 +100,40 @@ def test_a_point_has_one_colour_in_every_picture():
 
 def test_mirrored_steps_show_the_same_scene():
     """A mirrored target sees the same points: the rays of its pixels are those of the original."""
-    photos = Episodes.of(make_capture(2, n_views=4, side=32), 64, 2).photos
+    scene, measured = make_capture_with_depths(2, n_views=4, side=32)
+    episodes = Episodes.of(scene, 64, 2, measured)
     seen = {}
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        views = training._augmented(photos, 0, [1, 2], generator)
-        rays, colors = training._draw_rays(views, 10_000, torch.Generator().manual_seed(0))
+        views = training._augmented(episodes, 0, [1, 2], generator)
+        rays, colors, distances = training._draw_rays(views, 10_000, torch.Generator().manual_seed(0))
+        assert distances is not None
         order = rays.rays_d[:, 0].sort().indices
-        seen[bool(views.camera.K[0, 0, 0] < 0)] = (rays.rays_d[order], colors[order])
+        known = (rays.rays_d, colors, distances.nan_to_num(posinf=1e3))
+        seen[bool(views.camera.K[0, 0, 0] < 0)] = tuple(part[order] for part in known)
     assert set(seen) == {False, True}
-    assert torch.allclose(seen[False][0], seen[True][0], atol=1e-5)
-    assert torch.allclose(seen[False][1], seen[True][1], atol=1e-5)
+    for one, other in zip(seen[False], seen[True], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_attention_is_judged_by_where_the_surface_is():
+    """Weights on the true sample cost least, others more with their distance; a ray without surface costs nothing."""
+    z = 1 / torch.linspace(1.0, 0.25, 16).expand(3, -1)
+    truth = z[:, 7].clone()
+    costs = [float(training._astray(z, torch.eye(16)[at].expand(3, -1) * 0.9 + 0.1 / 16, truth)) for at in (7, 8, 10)]
+    assert costs[0] < costs[1] < costs[2]
+    nowhere = torch.full((3,), torch.inf)
+    assert float(training._astray(z, torch.full((3, 16), 1 / 16), nowhere)) == 0.0
+
+
+def test_a_fresh_network_passes_on_what_the_views_show():
+    """Before any training two targets of different colours get different tokens from the position layers."""
+    net = training.GntModel(TINY.architecture(), torch.Generator().manual_seed(0))
+    training.start_simply(net)
+    tokens = torch.randn(50, 16, generator=torch.Generator().manual_seed(1)).clamp(-1.5, 1.5)
+    with torch.no_grad():
+        passed = net.net_coarse.q_fcs[0](torch.cat([tokens, torch.zeros(50, 126)], 1))
+    assert torch.allclose(passed, tokens, atol=1e-5)
 
 
 def test_real_captures_take_part_and_the_default_size_ships(tmp_path: Path):
