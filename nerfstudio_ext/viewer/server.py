@@ -32,7 +32,7 @@ from .room import Room, RoomState
 from .scheduler import Scheduler
 from .training_views import MAX_START_FOV_DEG, Stand, TrainingViews, first_camera, stand_of, thumbnail
 from .transport import Transport
-from .viser_private import gated_server, hush_handshakes, notify_all, quick_icons, quiet_viser
+from .viser_private import gated_server, hush_handshakes, notify_all, quick_icons, quiet_viser, safe_outboxes
 from .visitors import PanelPlace, Visitors
 from .world_frame import WorldFrames
 
@@ -49,6 +49,7 @@ def make_viser(gate: Gate, host: str, port: int, label: str) -> viser.ViserServe
     """A viser server behind the gate, without banners and without its share service."""
     hush_handshakes()
     quick_icons()
+    safe_outboxes()
     return gated_server(gate, host, port, label)
 
 

@@ -22,6 +22,7 @@ import viser
 import websockets.asyncio.server
 from viser import _gui_api, _gui_handles, _messages
 from viser import _icons as _viser_icons
+from viser.infra import _async_message_buffer, _infra
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -66,8 +67,6 @@ class ViserLink:
             return serialise(binary_buffers)
 
         message.as_serializable_dict = serialise_and_ping  # type: ignore[method-assign, assignment]
-        # On viser's own thread: its queue wakes an asyncio event in place, which from another thread fails now and
-        # then ("deque mutated during iteration").
         call_on_loop(self._loop, lambda: self._queue(message))
 
     def ping(self, on_ack: Callable[[], None]) -> None:
@@ -253,6 +252,41 @@ def quick_icons() -> None:
 def hush_handshakes() -> None:
     """Keep the WebSocket library from logging a traceback for every visitor that is no browser (port scans, probes)."""
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
+
+
+class _EventOfLoop(asyncio.Event):
+    """An event that only the thread of its loop can set; from other threads `set` does nothing.
+
+    Args:
+        loop: The loop whose tasks wait.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._own_loop = loop
+
+    def set(self) -> None:
+        """Wake whoever waits."""
+        with contextlib.suppress(RuntimeError):  # no loop runs in this thread
+            if asyncio.get_running_loop() is self._own_loop:
+                super().set()
+
+
+class _Outbox(_async_message_buffer.AsyncMessageBuffer):
+    """viser's queue of messages to a browser, safe to fill from any thread.
+
+    viser wakes its sender twice: in place, which from another thread fails now and then ("deque mutated during
+    iteration") in the middle of whatever changed a control, and through the loop. The second does it alone.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.message_event = _EventOfLoop(self.event_loop)
+
+
+def safe_outboxes() -> None:
+    """Let all servers from now on queue their messages safely."""
+    _infra.AsyncMessageBuffer = _Outbox  # type: ignore[misc]
 
 
 @contextlib.contextmanager

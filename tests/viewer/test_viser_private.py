@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
+import threading
 
 import pytest
 import viser
@@ -41,6 +43,26 @@ def test_a_message_is_serialised_in_the_step_that_writes_it():
     between = source[source.index("as_serializable_dict") : source.index("await websocket.send")]
     assert "await" not in between
     assert "flush_event" in inspect.getsource(_async_message_buffer.AsyncMessageBuffer)
+
+
+def test_messages_queued_by_any_thread_wake_the_sender_on_its_own(server):
+    outbox = server._websock_server.get_message_buffer()
+    loop, woken = server._event_loop, threading.Event()
+
+    async def sleeper() -> None:
+        await outbox.message_event.wait()
+        woken.set()
+
+    async def forget() -> None:
+        outbox.message_event.clear()
+
+    asyncio.run_coroutine_threadsafe(forget(), loop).result(5)
+    outbox.message_event.set()
+    assert not outbox.message_event.is_set(), "another thread cannot touch what the loop's tasks wait for"
+    waiting = asyncio.run_coroutine_threadsafe(sleeper(), loop)
+    server.scene.set_up_direction((0.0, 0.0, 1.0))
+    assert woken.wait(5), "what is queued reaches the sender all the same"
+    waiting.result(5)
 
 
 def test_nobody_can_publish_the_scene(server):
