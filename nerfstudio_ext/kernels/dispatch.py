@@ -42,6 +42,7 @@ class Implementation:
         is_deterministic: Whether equal inputs give bit-equal outputs on one thread count.
         missing: Why it does not exist, when it does not.
         fix: What to do when it cannot be used.
+        probe: `module:function` that looks once whether the machine can run it, and returns why not or "".
     """
 
     target: str
@@ -51,6 +52,7 @@ class Implementation:
     is_deterministic: bool = True
     missing: str = ""
     fix: str = "Use back end 'auto' or 'reference'"
+    probe: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,23 @@ def _row(
     reference: str = "nerfstudio_ext.kernels.reference",
     cpu: str = "nerfstudio_ext.kernels.cpu",
     cpu_no_gradient_in: tuple[str, ...] = (),
+    cuda: str = "",
+    cuda_is_deterministic: bool = True,
     in_nerfacc: bool = False,
     in_tcnn: bool = False,
 ) -> dict[str, Implementation]:
-    """One operation on every back end; `reference` and `cpu` are the modules that hold the function named `op`."""
+    """One operation on every back end; `reference`, `cpu` and `cuda` are modules that hold the function named `op`."""
 
-    def adapter(library: str, has_op: bool) -> Implementation:
-        reason = f"the {library} adapter is not built yet" if has_op else f"{library} has no such operation"
-        return Implementation("", devices=("cuda",), missing=reason)
+    def adapter(library: str, module: str, has_op: bool) -> Implementation:
+        if not has_op:
+            return Implementation("", devices=("cuda",), missing=f"{library} has no such operation")
+        # Sums of both libraries use atomics.
+        return Implementation(
+            f"{_HERE}.{module}:{op}",
+            devices=("cuda",),
+            is_deterministic=False,
+            probe=f"{_HERE}.{module}:absence",
+        )
 
     return {
         "reference": Implementation(f"{reference}:{op}", dtypes=(torch.float32, torch.float64)),
@@ -103,12 +114,19 @@ def _row(
             no_gradient_in=cpu_no_gradient_in,
             fix="Install numba (pip install numba), or use back end 'auto' or 'reference'",
         ),
-        "cuda": Implementation("", devices=("cuda",), missing="the CUDA kernels are not built yet"),
-        "nerfacc": adapter("nerfacc", in_nerfacc),
-        "tcnn": adapter("tiny-cuda-nn", in_tcnn),
+        "cuda": Implementation(
+            f"{_HERE}.{cuda}:{op}" if cuda else "",
+            devices=("cuda",),
+            is_deterministic=cuda_is_deterministic,
+            missing="" if cuda else "there is no CUDA kernel for it",
+            probe=f"{_HERE}.rtc:absence",
+        ),
+        "nerfacc": adapter("nerfacc", "adapter_nerfacc", in_nerfacc),
+        "tcnn": adapter("tiny-cuda-nn", "adapter_tcnn", in_tcnn),
     }
 
 
+_HERE = "nerfstudio_ext.kernels"
 _FUSED = "nerfstudio_ext.kernels.reference_fused"
 _CPU_FUSED = "nerfstudio_ext.kernels.cpu_field"
 _CPU_OCCUPANCY = "nerfstudio_ext.kernels.cpu_occupancy"
@@ -119,6 +137,7 @@ _DISTURBED = "nerfstudio_ext.kernels.reference_disturbed"
 _CPU_DISTURBED = "nerfstudio_ext.kernels.cpu_disturbed"
 _VIEWS = "nerfstudio_ext.kernels.reference_views"
 _CPU_VIEWS = "nerfstudio_ext.kernels.cpu_view_ops"
+_CUDA_FIELD = "cuda_field"
 
 OPS: dict[str, dict[str, Implementation]] = {
     "hash_encode": _row("hash_encode", in_tcnn=True),
@@ -127,16 +146,17 @@ OPS: dict[str, dict[str, Implementation]] = {
     "sector_color": _row("sector_color", reference=_SECTORS, cpu=_CPU_SECTORS),
     "mlp": _row("mlp", in_tcnn=True),
     "ray_aabb": _row("ray_aabb", in_nerfacc=True),
-    "march": _row("march", in_nerfacc=True),
+    "march": _row("march", cuda="cuda", in_nerfacc=True),
     "weights_of": _row("weights_of", cpu_no_gradient_in=("t_starts", "t_ends"), in_nerfacc=True),
     "composite": _row("composite", cpu_no_gradient_in=("t_starts", "t_ends"), in_nerfacc=True),
-    "distortion": _row("distortion", cpu_no_gradient_in=("t_starts", "t_ends"), in_nerfacc=True),
-    "occ_refresh": _row("occ_refresh", cpu=_CPU_OCCUPANCY),
-    "occ_pack": _row("occ_pack", cpu=_CPU_OCCUPANCY),
-    "occ_select": _row("occ_select", cpu=_CPU_OCCUPANCY),
-    "field_step": _row("field_step", reference=_FUSED, cpu=_CPU_FUSED),
-    "render_field": _row("render_field", reference=_FUSED, cpu=_CPU_FUSED),
-    "field_density": _row("field_density", reference=_FUSED, cpu=_CPU_FUSED),
+    "distortion": _row("distortion", cpu_no_gradient_in=("t_starts", "t_ends")),
+    "occ_refresh": _row("occ_refresh", cpu=_CPU_OCCUPANCY, cuda="cuda"),
+    "occ_pack": _row("occ_pack", cpu=_CPU_OCCUPANCY, cuda="cuda"),
+    "occ_select": _row("occ_select", cpu=_CPU_OCCUPANCY, cuda="cuda"),
+    # The gradient of the table is a sum of atomics; `StepOptions.deterministic` asks for a fixed order.
+    "field_step": _row("field_step", reference=_FUSED, cpu=_CPU_FUSED, cuda=_CUDA_FIELD, cuda_is_deterministic=False),
+    "render_field": _row("render_field", reference=_FUSED, cpu=_CPU_FUSED, cuda=_CUDA_FIELD),
+    "field_density": _row("field_density", reference=_FUSED, cpu=_CPU_FUSED, cuda=_CUDA_FIELD),
     "seen_samples": _row("seen_samples", reference=_DISTURBED, cpu=_CPU_DISTURBED),
     "disturbed_loss": _row("disturbed_loss", reference=_DISTURBED, cpu=_CPU_DISTURBED),
     "view_maximum": _row("view_maximum", reference=_VIEWS, cpu=_CPU_VIEWS),
@@ -246,6 +266,7 @@ def forget() -> None:
     """Drop what was remembered about availability and announcements, so that the next call looks again."""
     _resolve.cache_clear()
     _load.cache_clear()
+    _probed.cache_clear()
     _announced.clear()
 
 
@@ -279,6 +300,9 @@ def _absence(op: str, backend: str) -> str:
         return implementation.missing
     if implementation.devices == ("cuda",) and not torch.cuda.is_available():
         return "torch finds no CUDA device"
+    reason = _probed(implementation.probe) if implementation.probe else ""
+    if reason:
+        return reason
     loaded = _load(implementation.target)
     return loaded if isinstance(loaded, str) else ""
 
@@ -299,6 +323,13 @@ def _load(target: str) -> Callable[..., Any] | str:
         return f"{module_name.rpartition('.')[2]} does not import: {error}"
     function = getattr(module, function_name, None)
     return function if callable(function) else f"{module_name} has no function '{function_name}'"
+
+
+@cache
+def _probed(target: str) -> str:
+    """What the probe `module:function` found missing; empty when the machine has everything."""
+    probe = _load(target)
+    return probe if isinstance(probe, str) else str(probe())
 
 
 def _announce_fallback(op: str, chosen: str, reasons: list[str]) -> None:

@@ -68,6 +68,7 @@ class StepOptions:
         distortion: Weight of the distortion loss; 0 switches it off.
         near_fade: Gradients of samples nearer than this ray length are scaled by its squared share (against
             floaters in front of cameras, Philip and Deschaintre 2023); 0 switches it off.
+        deterministic: Bit-equal results on CUDA devices too, at some cost; the others always give them.
     """
 
     marching: Marching
@@ -75,6 +76,7 @@ class StepOptions:
     huber: float = 0.1
     distortion: float = 0.0
     near_fade: float = 0.0
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def field_step(
         space: Memory kept between calls, made by `make_space` of the same back end; None allocates.
     Returns:
         Loss and counts.
-    Deterministic for any number of threads.
+    Deterministic for any number of threads; on CUDA devices with `options.deterministic`.
     Source: Mueller et al. 2022; gradient scaling by Philip and Deschaintre 2023; distortion of Barron et al. 2022.
     """
     arguments = (field, rays, jitter, target, background, occupancy, options, max_seen, space)
@@ -156,7 +158,7 @@ def render_field(
         stop_transmittance: A ray ends where less light than this passes.
     Returns:
         Premultiplied colour and depth, and opacity.
-    Not differentiable. Deterministic.
+    Not differentiable. Deterministic. A picture cancelled through `hints.picture` may stay unfinished.
     """
     with torch.no_grad():
         arguments = (field, rays, occupancy, marching, stop_transmittance)

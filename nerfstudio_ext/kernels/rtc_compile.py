@@ -45,7 +45,7 @@ class Program:
     source: str
     headers: Mapping[str, str] = field(default_factory=dict)
     defines: Mapping[str, int | str] = field(default_factory=dict)
-    options: tuple[str, ...] = ("--use_fast_math",)
+    options: tuple[str, ...] = ()
 
     @property
     def all_options(self) -> list[str]:

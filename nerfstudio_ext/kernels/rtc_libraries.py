@@ -6,6 +6,7 @@ Nothing is loaded at import. On Linux NVRTC lies in `nvidia/cu13/lib` or `nvidia
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -84,8 +85,8 @@ def load_nvrtc(
     reasons = []
     for name in [*map(str, files), *_system_names()]:
         try:
-            if _IS_WINDOWS and os.path.isabs(name):
-                os.add_dll_directory(os.path.dirname(name))  # type: ignore[attr-defined]  # NVRTC loads a helper from there
+            if os.path.isabs(name):
+                _make_helpers_known(Path(name).parent, load)
             return load(name)
         except OSError as error:
             if os.path.isabs(name):
@@ -101,6 +102,16 @@ def load_driver(*, load: Loader = ctypes.CDLL) -> ctypes.CDLL:
         CudaUnavailable: if there is none.
     """
     return _load("nvcuda.dll" if _IS_WINDOWS else "libcuda.so.1", load, "the NVIDIA driver")
+
+
+def _make_helpers_known(folder: Path, load: Loader) -> None:
+    """NVRTC loads a library of built-in functions by its bare name, which the system need not find beside it."""
+    if _IS_WINDOWS:
+        os.add_dll_directory(str(folder))  # type: ignore[attr-defined]
+        return
+    for helper in sorted(folder.glob("libnvrtc-builtins.so.*"), reverse=True):
+        with contextlib.suppress(OSError):
+            load(str(helper))
 
 
 def _system_names() -> list[str]:

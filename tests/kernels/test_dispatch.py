@@ -48,16 +48,35 @@ def test_every_operation_is_registered_on_every_back_end() -> None:
     assert all(hasattr(kernels, op) and getattr(kernels, op).__doc__ for op in dispatch.OPS)
 
 
-@pytest.mark.parametrize("backend", ["cuda", "nerfacc", "tcnn"])
-@pytest.mark.parametrize("op", list(dispatch.OPS))
-def test_back_ends_not_built_yet_are_refused_with_the_reason(op: str, backend: str) -> None:
-    if not dispatch.OPS[op][backend].missing:
-        pytest.skip(f"{op} has a {backend} implementation by now")
+_GAPS = [(op, backend) for op, row in dispatch.OPS.items() for backend in row if row[backend].missing]
+
+
+@pytest.mark.parametrize(("op", "backend"), _GAPS)
+def test_back_ends_without_an_operation_are_refused_with_the_reason(op: str, backend: str) -> None:
     with pytest.raises(BackendUnavailable) as caught:
         dispatch.resolve(op, "cuda", backend)
     assert caught.value.op == op and caught.value.backend == backend
-    assert "not built yet" in caught.value.reason or "no such operation" in caught.value.reason
+    assert "there is no CUDA kernel" in caught.value.reason or "no such operation" in caught.value.reason
     assert caught.value.fix and "\n" not in caught.value.line
+
+
+@pytest.mark.parametrize("reason", ["", "the compiler is missing"])
+def test_a_probe_decides_and_is_asked_once(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    asked: list[int] = []
+
+    def probe() -> str:
+        asked.append(1)
+        return reason
+
+    monkeypatch.setattr("nerfstudio_ext.kernels.checks.probe", probe, raising=False)
+    _imitation("nerfstudio_ext.kernels.reference:composite", monkeypatch, probe="nerfstudio_ext.kernels.checks:probe")
+    for _ in range(2):
+        assert dispatch.resolve("composite", "cpu").backend == ("reference" if reason else "cpu")
+        dispatch._resolve.cache_clear()
+    assert len(asked) == 1
+    if reason:
+        with pytest.raises(BackendUnavailable, match="the compiler is missing"):
+            dispatch.resolve("composite", "cpu", "cpu")
 
 
 def test_explicit_missing_back_end_raises_and_never_falls_back(without_cpu: None) -> None:
