@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GEO, HARMONICS = 16, 16
-_FORWARD_WARPS, _DIRECTION_STRIDE = 4, 12
+_FORWARD_WARPS, _DIRECTION_STRIDE, _KEPT_WORDS = 4, 12, 13
 _BACKWARD_ROW_GAP = 8
 
 
@@ -60,9 +60,14 @@ class FieldSizes:
 
     @property
     def forward_shared(self) -> int:
-        """Dynamic shared memory of `field_forward`, `field_density` and `render_fused`, bytes."""
+        """Dynamic shared memory of `field_forward` and `field_density`, bytes."""
         stage = 32 * (self.feature_width // 2 + 4)
         return 4 * (self.forward_words + _FORWARD_WARPS * (stage + 32 * _DIRECTION_STRIDE))
+
+    @property
+    def render_shared(self) -> int:
+        """Dynamic shared memory of `render_fused`, bytes."""
+        return self.forward_shared + 4 * _FORWARD_WARPS * 32 * _KEPT_WORDS
 
     @property
     def backward_shared(self) -> int:

@@ -1,7 +1,7 @@
 """The CUDA kernels, run on the CPU, against the float64 reference: march, field, densities.
 
-The reference sees tables and matrices rounded to halves, as the kernels do; what remains is the rounding of features and
-of activations to halves between the layers (11 bits), and of sums to float.
+The reference sees tables and matrices rounded to halves, as the kernels do; what remains is the rounding of features
+and of activations to halves between the layers (11 bits), and of sums to float.
 """
 
 from __future__ import annotations

@@ -38,7 +38,10 @@ KERNEL __launch_bounds__(FORWARD_WARPS * 32, FORWARD_BLOCKS) field_forward(const
             }
             sync_warp();
         }
-        run_networks(logits, stage, directions, DIRECTION_STRIDE, weights);
+        u32 geo[2][4];
+        density_network(logits, geo, stage, weights);
+#pragma unroll 1
+        for (int tile = 0; tile < 2; tile++) color_network(logits, geo, directions, weights, tile);
         sync_warp();
         const float4 found = ((const float4 *)logits)[lane];
         if (sample < count) {
@@ -64,7 +67,8 @@ KERNEL __launch_bounds__(FORWARD_WARPS * 32, FORWARD_BLOCKS) field_density(const
         for (int axis = 0; axis < 3; axis++) x_unit[axis] = to_unit(p.x[3 * i + axis], p.field.unit_scale);
         encode(stage + lane * STAGE_STRIDE, p.field.grid, x_unit);
         sync_warp();
-        run_networks(logits, stage, nullptr, 0, weights);
+        u32 geo[2][4];
+        density_network(logits, geo, stage, weights);
         sync_warp();
         if (point < p.n) p.sigmas[point] = density_of(logits[lane * 4 + 3]);
         sync_warp();

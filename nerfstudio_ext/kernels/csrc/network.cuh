@@ -15,6 +15,7 @@
 
 constexpr int GEO = 16;        // outputs of the density network; the first is the density logit
 constexpr int HARMONICS = 16;  // of the view direction, beside GEO the inputs of the colour network
+constexpr int DIRECTION_STRIDE = 12;  // words of a row of harmonics: 8 and a gap against bank conflicts
 constexpr float DENSITY_LOGIT_MAX = 15.f, COLOR_LOGIT_MAX = 20.f;
 
 static_assert(HIDDEN % 16 == 0 && COLOR_HIDDEN % 16 == 0 && HIDDEN <= 128 && COLOR_HIDDEN <= 128, "network widths");
@@ -101,39 +102,51 @@ __device__ __forceinline__ void load_tile(u32 (&out)[4], const u32 *rows, int st
     load_blocks(out, rows + (lane & 15u) * stride + tile * 8 + (lane >> 4) * 4);
 }
 
-// What the field says about a warp's 32 samples; `logits` [32][4] in shared memory: colour logits and density logit.
-// In: features in `stage`; `directions` [32] rows of 16 halves, `direction_stride` words apart, or none for density only.
-__device__ __forceinline__ void run_networks(
-    float *logits, const u32 *stage, const u32 *directions, int direction_stride, const u32 *weights
-) {
-    const u32 row = lane_number() >> 2, column = lane_number() & 3u;
-#pragma unroll 1
-    for (int tile = 0; tile < 2; tile++) {
-        u32 color_in[2][4];
-        float sigma_logit[2];
-        {
-            u32 features[FEATURE_TILES][4], hidden[HIDDEN_TILES][4];
+// The density network on a warp's 32 samples, whose features lie in `stage`: density logits to logits[sample][3] in shared
+// memory, and what the colour network takes from it, per tile of 16 samples.
+__device__ __forceinline__ void density_network(float *logits, u32 (&geo)[2][4], const u32 *stage, const u32 *weights) {
+    float *first = logits + (lane_number() >> 2) * 4 + 3;
 #pragma unroll
-            for (int k = 0; k < FEATURE_TILES; k++) load_tile(features[k], stage + tile * 16 * STAGE_STRIDE, STAGE_STRIDE, k);
-            relu_layer<FEATURE_TILES, 2 * HIDDEN_TILES>(hidden, features, weights + FORWARD_D1);
-            geo_layer(color_in[0], sigma_logit, hidden, weights + FORWARD_D2);
+    for (int tile = 0; tile < 2; tile++) {
+        u32 features[FEATURE_TILES][4], hidden[HIDDEN_TILES][4];
+        float logit[2];
+#pragma unroll
+        for (int k = 0; k < FEATURE_TILES; k++) {
+            load_tile(features[k], stage + tile * 16 * STAGE_STRIDE, STAGE_STRIDE, k);
         }
-        float *first = logits + (tile * 16 + row) * 4, *second = first + 8 * 4;
-        if (column == 0) first[3] = sigma_logit[0], second[3] = sigma_logit[1];
-        if (!directions) continue;
-        load_tile(color_in[1], directions + tile * 16 * direction_stride, direction_stride, 0);
-        u32 wide[COLOR_TILES][4], wider[COLOR_TILES][4];
-        relu_layer<2, 2 * COLOR_TILES>(wide, color_in, weights + FORWARD_C1);
-        relu_layer<COLOR_TILES, 2 * COLOR_TILES>(wider, wide, weights + FORWARD_C2);
-        float sums[4];
-        logit_layer(sums, wider, weights + FORWARD_C3);
-        if (column == 0) first[0] = sums[0], first[1] = sums[1], second[0] = sums[2], second[1] = sums[3];
-        if (column == 1) first[2] = sums[0], second[2] = sums[2];
+        relu_layer<FEATURE_TILES, 2 * HIDDEN_TILES>(hidden, features, weights + FORWARD_D1);
+        geo_layer(geo[tile], logit, hidden, weights + FORWARD_D2);
+        // These rows of logits lie over features of the first tile only, which have been read.
+        if ((lane_number() & 3u) == 0) first[tile * 64] = logit[0], first[tile * 64 + 32] = logit[1];
     }
+}
+
+// The colour network on one tile: colour logits to logits[sample][0 .. 2]. `directions`: rows of 16 harmonics. Call it in
+// a loop that is not unrolled: two copies would cost registers and half of the instruction cache.
+__device__ __forceinline__ void color_network(
+    float *logits, const u32 (&geo)[2][4], const u32 *directions, const u32 *weights, int tile
+) {
+    u32 in[2][4], wide[COLOR_TILES][4], wider[COLOR_TILES][4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) in[0][i] = tile ? geo[1][i] : geo[0][i];
+    load_tile(in[1], directions + tile * 16 * DIRECTION_STRIDE, DIRECTION_STRIDE, 0);
+    relu_layer<2, 2 * COLOR_TILES>(wide, in, weights + FORWARD_C1);
+    relu_layer<COLOR_TILES, 2 * COLOR_TILES>(wider, wide, weights + FORWARD_C2);
+    float sums[4];
+    logit_layer(sums, wider, weights + FORWARD_C3);
+    float *first = logits + (tile * 16 + (lane_number() >> 2)) * 4, *second = first + 8 * 4;
+    const u32 column = lane_number() & 3u;
+    if (column == 0) first[0] = sums[0], first[1] = sums[1], second[0] = sums[2], second[1] = sums[3];
+    if (column == 1) first[2] = sums[0], second[2] = sums[2];
 }
 
 __device__ __forceinline__ float density_of(float logit) {
     return fast_exp(fminf(fmaxf(logit, -DENSITY_LOGIT_MAX), DENSITY_LOGIT_MAX));
+}
+
+// 1 - exp(-depth); the series keeps the thin ones, which the difference would lose.
+__device__ __forceinline__ float opacity_of(float depth) {
+    return depth < 1e-2f ? depth * (1.f - depth * (0.5f - depth * (1.f / 6.f))) : 1.f - fast_exp(-depth);
 }
 
 __device__ __forceinline__ float color_of(float logit) {
@@ -150,8 +163,6 @@ __device__ __forceinline__ void write_harmonics(u32 *row, float x, float y, floa
     ((uint4 *)row)[0] = make_uint4(words[0], words[1], words[2], words[3]);
     ((uint4 *)row)[1] = make_uint4(words[4], words[5], words[6], words[7]);
 }
-
-constexpr int DIRECTION_STRIDE = 12;  // words of a row of harmonics: 8 and a gap against bank conflicts
 
 // Brings the forward matrices into shared memory, once per block.
 __device__ __forceinline__ void copy_weights(u32 *shared, const u32 *weights) {

@@ -4,6 +4,8 @@
 // written as inline PTX. Tests compile the kernels for the host instead, where `cuda_on_host.h` supplies the same names.
 #pragma once
 
+#define ALL_LANES 0xffffffffu
+
 #ifdef CUDA_ON_HOST
 #include "cuda_on_host.h"
 #else
@@ -13,7 +15,6 @@ typedef unsigned long long u64;
 typedef long long i64;
 typedef unsigned short u16;
 
-#define ALL_LANES 0xffffffffu
 #define GRID_CONSTANT __grid_constant__
 #define DYNAMIC_SHARED(name) extern __shared__ uint4 name[]
 
