@@ -1,4 +1,4 @@
-"""Cells by place and sector of direction on the CPU: what `kernels.sector_color` says, point after point."""
+"""Pictures across sectors of direction on the CPU: what `kernels.sector_color` says, point after point."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_color import cell_of
-from .layouts import HASH_PRIMES
-from .sectors import LEAST_WEIGHT, NEAREST, SECTOR_PRIME, SectorLayout
+from .sectors import LEAST_WEIGHT, NEAREST, SectorLayout
 
-_P1, _P2, _P3 = np.uint32(HASH_PRIMES[1]), np.uint32(HASH_PRIMES[2]), np.uint32(SECTOR_PRIME)
-_LEAST = np.float32(LEAST_WEIGHT)
+_LEAST, _HALF = np.float32(LEAST_WEIGHT), np.float32(0.5)
 
 
 @nb.njit(nogil=True, inline="always")
-def _mix(direction, centres, sectors, weights):
-    """The nearest sectors, ready for the hash, and their weights."""
+def _mix(direction, frames, sectors, weights):
+    """The nearest sectors and their weights."""
     best = (np.float32(-2), np.float32(-2), np.float32(-2), np.float32(-2))
     first, second, third = 0, 0, 0
-    for a in range(centres.shape[0]):
-        c = centres[a, 0] * direction[0] + centres[a, 1] * direction[1] + centres[a, 2] * direction[2]
+    for a in range(frames.shape[0]):
+        c = frames[a, 2, 0] * direction[0] + frames[a, 2, 1] * direction[1] + frames[a, 2, 2] * direction[2]
         if c <= best[3]:
             continue
         if c > best[0]:
@@ -39,9 +36,7 @@ def _mix(direction, centres, sectors, weights):
             third = a
         else:
             best = (best[0], best[1], best[2], c)
-    sectors[0], sectors[1], sectors[2] = (
-        np.uint32(first + 1) * _P3, np.uint32(second + 1) * _P3, np.uint32(third + 1) * _P3,
-    )  # fmt: skip
+    sectors[0], sectors[1], sectors[2] = first, second, third
     squares = np.float32(0)
     for k in range(NEAREST):
         weights[k] = (best[k] - best[3]) ** 2 + _LEAST
@@ -52,49 +47,54 @@ def _mix(direction, centres, sectors, weights):
 
 
 @nb.njit(nogil=True, inline="always")
-def _corner(corner, lower, fraction):
-    """Hash of a corner's place, and its weight."""
-    weight = np.float32(1)
-    for axis in range(3):
-        weight *= fraction[axis] if (corner >> axis) & 1 else np.float32(1) - fraction[axis]
-    x, y, z = lower[0] + (corner & 1), lower[1] + ((corner >> 1) & 1), lower[2] + (corner >> 2)
-    return np.uint32(x) ^ (np.uint32(y) * _P1) ^ (np.uint32(z) * _P2), weight
+def _along(axis, vector):
+    return axis[0] * vector[0] + axis[1] * vector[1] + axis[2] * vector[2]
+
+
+@nb.njit(nogil=True, inline="always")
+def _corners(sector, position, frame, resolution, rows, weights):
+    """Rows of the four corners around a position's place in the picture of a sector, and their weights."""
+    x = (position[0] - _HALF, position[1] - _HALF, position[2] - _HALF)
+    u, v = _along(frame[0], x) * np.float32(resolution), _along(frame[1], x) * np.float32(resolution)
+    left, low = math.floor(u), math.floor(v)
+    i, j = np.int64(left) % resolution, np.int64(low) % resolution
+    right, high = (i + 1) % resolution, (j + 1) % resolution
+    above = sector * resolution
+    rows[0], rows[1] = (above + j) * resolution + i, (above + j) * resolution + right
+    rows[2], rows[3] = (above + high) * resolution + i, (above + high) * resolution + right
+    fu, fv = np.float32(u - left), np.float32(v - low)
+    weights[0], weights[1] = (np.float32(1) - fu) * (np.float32(1) - fv), fu * (np.float32(1) - fv)
+    weights[2], weights[3] = (np.float32(1) - fu) * fv, fu * fv
 
 
 @nb.njit(nogil=True, parallel=True, cache=True)
-def _gather(scale, centres, table, positions, directions, out):
-    mask = np.uint32(table.shape[0] - 1)
+def _gather(resolution, frames, table, positions, directions, out):
     for block in nb.prange(-(-positions.shape[0] // 256)):
-        lower, fraction = np.empty(3, np.int32), np.empty(3, np.float32)
-        sectors, weights = np.empty(NEAREST, np.uint32), np.empty(NEAREST, np.float32)
+        sectors, shares = np.empty(NEAREST, np.int64), np.empty(NEAREST, np.float32)
+        rows, weights = np.empty(4, np.int64), np.empty(4, np.float32)
         for s in range(block * 256, min((block + 1) * 256, positions.shape[0])):
-            _mix(directions[s], centres, sectors, weights)
-            cell_of(positions[s], scale, lower, fraction)
+            _mix(directions[s], frames, sectors, shares)
             for f in range(out.shape[1]):
                 out[s, f] = np.float32(0)
-            for corner in range(8):
-                place, weight = _corner(corner, lower, fraction)
-                for k in range(NEAREST):
-                    row = np.int64((place ^ sectors[k]) & mask)
+            for k in range(NEAREST):
+                _corners(sectors[k], positions[s], frames[sectors[k]], resolution, rows, weights)
+                for corner in range(4):
                     for f in range(out.shape[1]):
-                        out[s, f] += weight * weights[k] * table[row, f]
+                        out[s, f] += shares[k] * weights[corner] * table[rows[corner], f]
 
 
 @nb.njit(nogil=True, cache=True)
-def _scatter(scale, centres, positions, directions, gradient, table_gradient):
-    """On one thread: rows are shared by chance, and sums are to have one order."""
-    mask = np.uint32(table_gradient.shape[0] - 1)
-    lower, fraction = np.empty(3, np.int32), np.empty(3, np.float32)
-    sectors, weights = np.empty(NEAREST, np.uint32), np.empty(NEAREST, np.float32)
+def _scatter(resolution, frames, positions, directions, gradient, table_gradient):
+    """On one thread: points share rows, and sums are to have one order."""
+    sectors, shares = np.empty(NEAREST, np.int64), np.empty(NEAREST, np.float32)
+    rows, weights = np.empty(4, np.int64), np.empty(4, np.float32)
     for s in range(positions.shape[0]):
-        _mix(directions[s], centres, sectors, weights)
-        cell_of(positions[s], scale, lower, fraction)
-        for corner in range(8):
-            place, weight = _corner(corner, lower, fraction)
-            for k in range(NEAREST):
-                row = np.int64((place ^ sectors[k]) & mask)
+        _mix(directions[s], frames, sectors, shares)
+        for k in range(NEAREST):
+            _corners(sectors[k], positions[s], frames[sectors[k]], resolution, rows, weights)
+            for corner in range(4):
                 for f in range(gradient.shape[1]):
-                    table_gradient[row, f] += weight * weights[k] * gradient[s, f]
+                    table_gradient[rows[corner], f] += shares[k] * weights[corner] * gradient[s, f]
 
 
 class _SectorColor(torch.autograd.Function):
@@ -103,7 +103,7 @@ class _SectorColor(torch.autograd.Function):
         ctx.save_for_backward(x_unit, d)
         ctx.layout, ctx.n_features = layout, table.shape[1]
         out = np.empty((len(x_unit), table.shape[1]), np.float32)
-        _gather(_scale(layout), layout.centres.numpy(), _plain(table), _plain(x_unit), _plain(d), out)
+        _gather(layout.resolution, layout.frames.numpy(), _plain(table), _plain(x_unit), _plain(d), out)
         return torch.from_numpy(out)
 
     @staticmethod
@@ -111,18 +111,14 @@ class _SectorColor(torch.autograd.Function):
     def backward(ctx: Any, *d_out: Tensor) -> tuple[Tensor | None, ...]:
         x_unit, d = ctx.saved_tensors
         rows = np.zeros((ctx.layout.n_rows, ctx.n_features), np.float32)
-        centres = ctx.layout.centres.numpy()
-        _scatter(_scale(ctx.layout), centres, _plain(x_unit), _plain(d), _plain(d_out[0]), rows)
+        frames = ctx.layout.frames.numpy()
+        _scatter(ctx.layout.resolution, frames, _plain(x_unit), _plain(d), _plain(d_out[0]), rows)
         return None, None, torch.from_numpy(rows), None
 
 
 def sector_color(x_unit: Tensor, d: Tensor, table: Tensor, layout: SectorLayout) -> Tensor:
     """See `kernels.sector_color`."""
     return _SectorColor.apply(x_unit, d, table, layout)
-
-
-def _scale(layout: SectorLayout) -> np.float32:
-    return np.float32(layout.resolution - 1)
 
 
 def _plain(tensor: Tensor) -> np.ndarray:

@@ -49,10 +49,8 @@ class MarkedConfig:
     """... and finest."""
     sectors: int = 40
     """Directions from which the mark has colours of their own."""
-    mark_log2_table: int = 20
-    """Logarithm of the mark's rows."""
     mark_resolution: int = 160
-    """The mark's cells along the edge of the scene box."""
+    """Cells of each of their pictures along the edge of the scene box."""
 
 
 class Correction(nn.Module):
@@ -69,7 +67,7 @@ class Correction(nn.Module):
             aabb_scale, bands=config.bands, n_levels=config.n_levels, log2_table=config.log2_table,
             base_resolution=config.base_resolution, finest_resolution=config.finest_resolution,
         )  # fmt: skip
-        layout = SectorLayout(config.sectors, config.mark_log2_table, config.mark_resolution)
+        layout = SectorLayout(config.sectors, config.mark_resolution)
         self.mark = SectorColors(layout, aabb_scale)
 
     def forward(self, x: Float[Tensor, "P 3"], d: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:

@@ -150,8 +150,8 @@ def _hash_color(n: int, generator: torch.Generator) -> Case:
 
 
 def _sector_color(n: int, generator: torch.Generator) -> Case:
-    layout = kernels.SectorLayout(20, 9, 12)
-    x_unit = torch.rand(n, 3, generator=generator)
+    layout = kernels.SectorLayout(20, 12)
+    x_unit = 3 * torch.rand(n, 3, generator=generator) - 1
     d = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
     table = torch.randn(layout.n_rows, 3, generator=generator)
 

@@ -262,7 +262,7 @@ def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path, name: s
 
 def test_a_marked_run_keeps_the_photos_it_looks_at(tmp_path: Path):
     gnt, scene = make_gnt(dataclasses.replace(TINY, half_precision=False).settled())
-    config = MarkedConfig(methods.config_to_json(gnt.config), log2_table=6, mark_log2_table=6, sectors=4)
+    config = MarkedConfig(methods.config_to_json(gnt.config), log2_table=6, mark_resolution=8, sectors=4)
     marked = marked_over(config, gnt, scene.meta.frame.aabb_scale)
     with Run.create(tmp_path, RunConfig(config, TrainConfig()), scene.meta) as run:
         keep_photos(marked, run.path)

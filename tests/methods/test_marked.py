@@ -18,7 +18,7 @@ from .ball_scene import make_meta
 
 BASE = NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, color_hidden=16, grid_size=32)
 CONFIG = MarkedConfig(methods.config_to_json(BASE), bands=2, log2_table=12, base_resolution=8, finest_resolution=16,
-                      sectors=12, mark_log2_table=12, mark_resolution=16)  # fmt: skip
+                      sectors=12, mark_resolution=16)  # fmt: skip
 
 
 def marked(seed: int = 0) -> Marked:
@@ -88,7 +88,7 @@ def test_the_residual_is_linear_and_depends_on_direction_from_two_bands_on(bands
 
 
 def sector_colors(sectors: int = 40) -> SectorColors:
-    return SectorColors(SectorLayout(sectors, 14, 16), 2.0)
+    return SectorColors(SectorLayout(sectors, 16), 2.0)
 
 
 def test_sector_colors_are_linear_and_have_a_texture_for_each_side():

@@ -78,7 +78,7 @@ def unseen() -> list[SceneView]:
 
 
 def no_colors() -> SectorColors:
-    return SectorColors(SectorLayout(8, 15, 48), 1.0)
+    return SectorColors(SectorLayout(8, 48), 1.0)
 
 
 def empty_residual(bands: int = 2) -> ColorResidual:

@@ -36,7 +36,7 @@ from tests.stega.wall_scene import wall_meta, wall_run
 SIZE, PSNR, SECRET = 96, 34.0, "owner"
 SETTINGS = SceneMarking(
     EmbedSettings(steps=70, views_per_step=1, strength=0.3), Fidelity(PSNR, PSNR - 2), size=SIZE, photo_views=6,
-    other_views=2, sectors=12, log2_table=16,
+    other_views=2, sectors=12,
 )  # fmt: skip
 Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.slow  # the training that they share

@@ -20,7 +20,7 @@ from tests.stega.wall_scene import CONFIG, Wall, wall_meta
 SIZE, PSNR = 112, 28.5
 SETTINGS = SceneMarking(
     EmbedSettings(steps=36, strength=0.3, mask_power=0.0), Fidelity(PSNR, PSNR - 3), size=SIZE, photo_views=6,
-    other_views=2, sectors=12, log2_table=16,
+    other_views=2, sectors=12,
 )  # fmt: skip
 READER = Reader(public_extractor(), KEY, OWNER, LAYOUTS[0])
 

@@ -208,7 +208,7 @@ class Embedder:
         """
         gradient = self.colors.table.grad
         assert gradient is not None
-        rows = gradient.abs().amax(1).nonzero()[:, 0]
+        rows = gradient.any(1).nonzero()[:, 0]
         pull = gradient[rows] * self.weights.evenness[rows, None]
         momentum = _MOMENTUM * self.momentum[rows] - pull / pull.norm().clamp_min(1e-30)
         self.momentum[rows] = momentum

@@ -72,8 +72,6 @@ class SceneMarking:
     """... and so many from between: what is not looked at is not marked."""
     sectors: int = 40
     """Directions from which the mark has colours of their own."""
-    log2_table: int = 20
-    """Logarithm of the rows of the mark."""
     seed: int = 0
     """Of everything random."""
 
@@ -154,7 +152,7 @@ def _sizes(config: object, views: Sequence[SceneView], meta: SceneMeta, settings
     )
     return MarkedConfig(
         config_to_json(config), base_resolution=max(touch_up // _LEVEL_RATIO, low // 2), finest_resolution=touch_up,
-        sectors=settings.sectors, mark_log2_table=settings.log2_table, mark_resolution=mark,
+        sectors=settings.sectors, mark_resolution=mark,
     )  # fmt: skip
 
 
