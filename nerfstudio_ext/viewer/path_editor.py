@@ -14,6 +14,7 @@ import viser.transforms
 
 from ..camera_paths import CameraPath, DraftKey, PathDraft
 from ..errors import UserError
+from .desk import assign
 from .looks import Pose
 from .training_views import Stand, go_to
 
@@ -144,10 +145,23 @@ class PathEditor:
     def _draw_gizmo(self, key: DraftKey) -> viser.TransformControlsHandle:
         scale = GIZMO_SIZE * self._desk.room.training_views.reach
         gizmo = self._desk.scene.add_transform_controls(
-            "/path/gizmo", scale=scale, depth_test=False, wxyz=wxyz_of(key.c2w), position=key.c2w[:, 3].numpy()
-        )
+            "/path/gizmo", scale=scale, depth_test=False, wxyz=wxyz_of(key.c2w), position=key.c2w[:, 3].numpy(),
+            visible=not self._stands_in_gizmo(key),
+        )  # fmt: skip
         self._desk.on(gizmo.on_update, self._dragged)
         return gizmo
+
+    def follow_camera(self) -> None:
+        """Hide the gizmo while the camera stands in it: whoever added a key there would drag the key, not the view."""
+        if self._gizmo is not None and self.chosen is not None:
+            assign(self._gizmo, "visible", not self._stands_in_gizmo(self.draft.keys[self.chosen]))
+
+    def _stands_in_gizmo(self, key: DraftKey) -> bool:
+        view = self._desk.view
+        if view is None:
+            return False
+        distance = float(np.linalg.norm(np.array(view.position) - key.c2w[:, 3].numpy()))
+        return distance < 1.5 * GIZMO_SIZE * self._desk.room.training_views.reach
 
     def _draw_line(self) -> None:
         if self._line is not None:

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 BRAND = (255, 138, 76)
 PANEL_PERIOD_S = 1.0
+SO_FAR = "trained so far"
+"""Name of the newest weights while a preview is still shown in their place."""
 STALLED_S = 10.0
 """Training that took no step for so long is treated as not running: still views may use all cores."""
 MakeServer = Callable[[Gate, str, int, str], viser.ViserServer]
@@ -130,7 +132,7 @@ class ViewerServer:
         self._status: TrainStatus | None = None
         self._stepped_at = float("-inf")
         self._stop, self._panel_lock = threading.Event(), threading.Lock()
-        self._has_renderer = False
+        self._has_renderer, self._to_beat = False, -math.inf
         self._temporary = None if site.folder else tempfile.TemporaryDirectory(prefix="nsx-viewer-")
         folder = site.folder or Path(self._temporary.name if self._temporary else "")
         transport = Transport(photos)
@@ -222,10 +224,18 @@ class ViewerServer:
         """Cores to leave to the view right now: 1 while somebody moves, else 0."""
         return int(self._scheduler.is_interactive())
 
+    def set_preview(self, renderer: Renderer, name: str, psnr: float) -> None:
+        """Show a renderer until published ones reach its PSNR, dB, and keep it under a name to compare with."""
+        self._to_beat = psnr
+        for place in (MAIN, name):
+            self.set_renderer(renderer, place)
+
     def publish(self, renderer: Renderer, status: TrainStatus) -> None:
-        """Take the newest weights."""
+        """Take the newest weights; behind a preview they wait until they are better, or training ends."""
         self.stepped(status)
-        self.set_renderer(renderer)
+        waits = status.state != "done" and status.psnr < self._to_beat
+        self._to_beat = self._to_beat if waits else -math.inf
+        self.set_renderer(renderer, SO_FAR if waits else MAIN)
 
     def wants_snapshot(self) -> bool:
         """True if newer weights would be shown at once (or nothing is shown yet)."""

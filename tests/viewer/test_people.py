@@ -194,6 +194,17 @@ def test_a_path_is_edited_played_and_downloaded(viewer) -> None:
     browser.close()
 
 
+def test_the_gizmo_of_a_key_is_out_of_the_way_while_the_camera_stands_in_it(viewer) -> None:
+    browser = visit(viewer, "watcher")
+    desk = add_keys(viewer, browser, 2)
+    assert wait_until(lambda: desk.editor._gizmo is not None and not desk.editor._gizmo.visible)
+    browser.look((-2.6, 0.0, 1.1))
+    assert wait_until(lambda: desk.editor._gizmo.visible), "from elsewhere the key can be dragged"
+    browser.look(tuple(desk.editor.draft.keys[1].c2w[:, 3].tolist()))
+    assert wait_until(lambda: not desk.editor._gizmo.visible)
+    browser.close()
+
+
 def test_paths_are_saved_opened_and_uploaded(viewer, tmp_path) -> None:
     browser = visit(viewer)
     desk = add_keys(viewer, browser)

@@ -112,8 +112,9 @@ def test_a_visit(page, viewer, tmp_path) -> None:
     for i in range(3):
         page.get_by_role("button", name="Add this view").click()
         assert wait(page, lambda i=i: len(desk.editor.draft.keys) == i + 1)
+        stood = desk.view.position
         drag(page, 120, 10)
-        page.wait_for_timeout(900)
+        assert wait(page, lambda stood=stood: desk.view.position != stood), "two equal keys make no path"
     page.get_by_text("Path settings").click()
     fill(page, viewer, "Per key, s", "0.5")
     fill(page, viewer, "Rate, 1/s", "8")

@@ -30,6 +30,7 @@ def path_panels(desk: Desk) -> Refresh:
     show()
 
     def refresh(state: RoomState) -> None:
+        editor.follow_camera()
         show()
 
     return refresh
