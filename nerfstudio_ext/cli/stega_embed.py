@@ -74,8 +74,12 @@ class EmbedOptions(CommonOptions):
     code: str | None = None
     """Code to write in, such as id-127 or id-48 (default: the smallest that holds the message and can be read)."""
 
+    private: bool = False
+    """Train an extractor of your own with the scene. It reads more bits; only who has the file that is put into the
+    child run reads them: keep it with the key."""
+
     decoder: Path | None = None
-    """Private extractor to write for (default: the public one)."""
+    """Extractor to write for, or with --private to begin with (default: the public one)."""
 
     output_dir: Path | None = None
     """Where the child run goes (default: where the parent is)."""
@@ -127,7 +131,7 @@ def run(options: EmbedOptions, out: Output) -> int:
             options.output_dir or parent.path.parents[2],
             others=messages[1:], settings=_settings(options),
             layout=None if options.code is None else layout_named(options.code), decoder=options.decoder,
-            progress=progress,
+            is_private=options.private, progress=progress,
         )  # fmt: skip
     _say(child, out)
     if options.verify is None:
@@ -141,8 +145,8 @@ def run(options: EmbedOptions, out: Output) -> int:
 
 def _hide(options: EmbedOptions, source: Path, out: Output) -> int:
     """Hide a picture or a sound."""
-    for name in ("payload_id", "text", "bytes_hex", "code", "decoder", "verify"):
-        if getattr(options, name) not in (None, ()):
+    for name in ("payload_id", "text", "bytes_hex", "code", "decoder", "private", "verify"):
+        if getattr(options, name) not in (None, (), False):
             what = f"--{name.replace('_', '-')} does not go with --image and --audio"
             raise UserError(what, where="nsx stega embed", fix="Give one of them")
     key = read_key(options.key, options.key_file)
@@ -202,6 +206,10 @@ def _say(child: MarkedRun, out: Output) -> None:
     out.box("Marked", rows)
     if check.confusion is not None:
         say_owners(check.confusion, child.owners, out)
-    out.say(f"\nRead it from any picture: nsx stega extract PICTURE --key KEY\nRender: nsx render {child.path} ...")
+    decoder = child.path / "decoder.safetensors"
+    own = f" --decoder {decoder}" if decoder.is_file() else ""
+    out.say(
+        f"\nRead it from any picture: nsx stega extract PICTURE --key KEY{own}\nRender: nsx render {child.path} ..."
+    )
     if not all(check.found_together.values()):
         out.warn("the message is not read from four pictures: use more --steps, a lower --psnr, or a shorter message")

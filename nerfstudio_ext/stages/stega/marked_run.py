@@ -31,8 +31,9 @@ from .keys import Key
 from .mark_scene import Marking, SceneMarking, mark_scene
 from .messages import Layout, Message, smallest_layout
 from .objective import CodeBits
+from .private_bits import PrivateBits
 from .scale_search import View
-from .scene_views import cameras_between, fit_size
+from .scene_views import SceneView, cameras_between, fit_size
 
 MARK_FILE, DECODER_FILE = "mark.json", "decoder.safetensors"
 _CHECKED_VIEWS = 8
@@ -99,7 +100,7 @@ class MarkedRun:
 def mark_run(
     parent: OpenedRun, scene: Scene | None, key: Key, message: Message, output_dir: Path, *,
     others: Sequence[Message] = (), settings: SceneMarking | None = None, layout: Layout | None = None,
-    decoder: Path | None = None, progress: Progress | None = None,
+    decoder: Path | None = None, is_private: bool = False, progress: Progress | None = None,
 ) -> MarkedRun:  # fmt: skip
     """Mark a run and write the marked child.
 
@@ -112,7 +113,9 @@ def mark_run(
         others: Identities of further owners. Each owner gets a region of views, by where cameras stand.
         settings: How.
         layout: The code; None for the smallest that holds the message.
-        decoder: Private extractor to write for; a copy goes into the child. None for the public one.
+        decoder: Extractor to write for; a copy goes into the child. None for the public one.
+        is_private: Train that extractor on with the scene; only the one that comes of it, which goes into the child,
+            reads the mark well.
         progress: Told about every stage.
     Raises:
         UserError: if the parent is marked already, the message does not fit, owners are too similar, or the cameras
@@ -126,17 +129,22 @@ def mark_run(
     layout = layout or smallest_layout(message, extractor.head.out_features)
     owners = share_out([message, *others], parent.meta.training_cameras(), key, layout)
     projection = torch.from_numpy(key.projection(layout.n))
-    marking = mark_scene(
-        parent.method, parent.config.method, parent.meta, scene,
-        lambda views: CodeBits(
-            extractor, projection, owners.code_of([view.camera for view in views]), needed=layout.k + _CERTAINTY,
-            bfloat16=settings.embed.bfloat16,
-        ),
-        settings, progress,
-    )  # fmt: skip
+    limits = {"needed": layout.k + _CERTAINTY, "bfloat16": settings.embed.bfloat16}
+    if is_private:
+        generator = torch.Generator().manual_seed(settings.seed + 1)
+        objective: CodeBits = PrivateBits(extractor, projection, generator=generator, **limits)
+    else:
+        objective = CodeBits(extractor, projection, **limits)
+
+    def objective_of(views: Sequence[SceneView]) -> CodeBits:
+        objective.code_of = owners.code_of([view.camera for view in views])
+        return objective
+
+    marking = mark_scene(parent.method, parent.config.method, parent.meta, scene, objective_of, settings, progress)
+    extractor = objective.extractor.eval()
     check = check_mark(parent, marking.method, extractor, key, owners, settings, progress)
     path = write_child(parent, marking, output_dir, settings)
-    if decoder is not None:
+    if decoder is not None or is_private:
         save_extractor(extractor, path / DECODER_FILE)
     child = MarkedRun(path, layout, marking, check, owners)
     write_json(path / MARK_FILE, {**child.to_json(), "parent": str(parent.path), "settings": config_to_data(settings)})

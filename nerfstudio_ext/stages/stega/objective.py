@@ -65,7 +65,7 @@ class CodeBits:
     Args:
         extractor: Reads the bits later; not changed.
         projection: [N,F] of the key.
-        code_of: The signs each view is to show.
+        code_of: The signs each view is to show; may be set later, before `loss`.
         needed: Bits that four pictures have to carry together to be read, see `check`; 0 never gives up.
         bfloat16: Run the extractor in 16 bits.
     """
@@ -76,11 +76,12 @@ class CodeBits:
     measure = "of the bits in attacked pictures"
 
     def __init__(
-        self, extractor: Extractor, projection: Float[Tensor, "N F"], code_of: CodeOf, *, needed: int = 0,
-        bfloat16: bool = True,
+        self, extractor: Extractor, projection: Float[Tensor, "N F"], code_of: CodeOf | None = None, *,
+        needed: int = 0, bfloat16: bool = True,
     ) -> None:  # fmt: skip
         self.extractor = extractor.requires_grad_(False)
-        self.projection, self.code_of, self.needed, self.bfloat16 = projection, code_of, needed, bfloat16
+        self.projection, self.needed, self.bfloat16 = projection, needed, bfloat16
+        self.code_of: CodeOf = code_of or _no_code
 
     def loss(self, pictures: Float[Tensor, "B 3 H W"], index: int) -> tuple[Tensor, float]:
         """Logistic loss with a margin, and the share of bits that are right."""
@@ -88,7 +89,7 @@ class CodeBits:
             logits = self.extractor.logits(pictures, self.projection)[0].float()
         signs = self.code_of(index)
         right = float((logits.detach() * signs > 0).float().mean())
-        return functional.softplus(-_MARGIN * signs * logits).mean(), right
+        return margin_loss(logits, signs), right
 
     def check(self, right: float) -> None:
         """Refuse scenes that are too plain for the code: what pictures carry so far, carried forward, is too little."""
@@ -103,6 +104,15 @@ class CodeBits:
 
     def finish_step(self, progress: float) -> None:
         """Nothing: the extractor stays as it is."""
+
+
+def _no_code(index: int) -> Tensor:
+    raise AssertionError("set code_of first")
+
+
+def margin_loss(logits: Float[Tensor, " N"], signs: Float[Tensor, " N"]) -> Tensor:
+    """Logistic loss of code bits that wants about a third of a unit beyond zero."""
+    return functional.softplus(-_MARGIN * signs * logits).mean()
 
 
 def capacity(n: int, right: float) -> float:
