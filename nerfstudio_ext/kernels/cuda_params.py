@@ -51,6 +51,7 @@ GridBackward = _struct(
     "GridBackward", grid=HashGrid, rays=RayList, samples=SampleList, seen=_P, n_seen=_P, feature_gradients=_P,
     unit_scale=_F, inverse_loss_scale=_F, table_gradients=_P, position_gradients=_P,
 )  # fmt: skip
+TableToFloat = _struct("TableToFloat", fixed=_P, n=_U, inverse_loss_scale=_F, gradients=_P)
 PackNetworks = _struct("PackNetworks", d1=_P, d2=_P, c1=_P, c2=_P, c3=_P, forward=_P, backward=_P)
 CastTable = _struct("CastTable", table=_P, half_pairs=_P, n=_U)
 Adam = _struct(
@@ -66,11 +67,21 @@ RenderFused = _struct(
 OccRefresh = _struct("OccRefresh", density_grid=_P, out=_P, n=_U, decay=_F, cells=_P, sigmas=_P, n_cells=_U)
 OccPack = _struct("OccPack", density_grid=_P, reachable=_P, words=_P, n_words=_U, grid_size=_U, threshold=_F)
 OccSelect = _struct("OccSelect", words=_P, population=_P, n_words=_U, grid_size=_U, ranks=_P, cells=_P, n_ranks=_U)
+Composite = _struct(
+    "Composite", sigmas=_P, rgbs=_P, t_starts=_P, t_ends=_P, packed_info=_P, n_rays=_U, weights=_P, rgb=_P, depth=_P,
+    alpha=_P,
+)  # fmt: skip
+CompositeBackward = _struct(
+    "CompositeBackward", sigmas=_P, rgbs=_P, t_starts=_P, t_ends=_P, packed_info=_P, n_rays=_U, d_weights=_P, d_rgb=_P,
+    d_depth=_P, d_alpha=_P, d_sigmas=_P, d_rgbs=_P, d_starts=_P, d_ends=_P,
+)  # fmt: skip
+RayBox = _struct("RayBox", origins=_P, directions=_P, box=_P, n_rays=_U, t_min=_P, t_max=_P)
 
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     RayList, Bits, Lattice, SampleList, HashGrid, FieldView, MarchCount, ScanCounts, MarchWrite, FieldForward,
     FieldDensity, StepLoss, ListSeen, FieldBackward, ReduceNetworks, GridBackward, PackNetworks, CastTable, Adam,
-    AdamClock, CountBad, RenderFused, OccRefresh, OccPack, OccSelect,
+    AdamClock, CountBad, RenderFused, OccRefresh, OccPack, OccSelect, TableToFloat, Composite, CompositeBackward,
+    RayBox,
 )  # fmt: skip
 """All of them, for the test that compares their sizes with the compiler's."""
 
@@ -80,9 +91,10 @@ KERNELS: dict[str, dict[str, type[ctypes.Structure]]] = {
     "composite.cu": {"step_loss": StepLoss, "list_seen": ListSeen},
     "backward.cu": {"field_backward": FieldBackward, "reduce_networks": ReduceNetworks},
     "pack.cu": {"pack_networks": PackNetworks},
-    "grid.cu": {"grid_backward": GridBackward, "grid_positions": GridBackward},
+    "grid.cu": {"grid_backward": GridBackward, "grid_positions": GridBackward, "table_to_float": TableToFloat},
     "adam.cu": {"cast_table": CastTable, "count_bad": CountBad, "adam_clock": AdamClock, "adam": Adam},
     "render.cu": {"render_fused": RenderFused},
+    "rays.cu": {"ray_box": RayBox, "composite": Composite, "composite_backward": CompositeBackward},
     "occupancy.cu": {
         "occ_decay": OccRefresh, "occ_raise": OccRefresh, "occ_pack": OccPack, "occ_population": OccSelect,
         "occ_select": OccSelect,

@@ -29,6 +29,22 @@ __device__ __forceinline__ void find_position(float (&x_unit)[3], const GridBack
     }
 }
 
+#ifdef DETERMINISTIC
+// Whole numbers add up to the same whatever their order. `table_gradients` is [rows, FEATURES] of 64 bits here, still times
+// the loss scale; `table_to_float` makes the gradient of it.
+constexpr float FIXED_UNITS = 4294967296.f, FIXED_LIMIT = 2.3e18f;  // 2^32; about 2^61, with room for a sum of four
+
+__device__ __forceinline__ void add_row(float *table, u32 row, const float (&values)[FEATURES]) {
+    u64 *at = (u64 *)table + (u64)row * FEATURES;
+#pragma unroll
+    for (int f = 0; f < FEATURES; f++) {
+        const float units = values[f] * FIXED_UNITS;
+        // What does not fit, or is no number, is made so large that `table_to_float` tells.
+        const i64 fixed = fabsf(units) <= FIXED_LIMIT ? (i64)units : (i64)FIXED_LIMIT;
+        if (fixed != 0) atomicAdd(at + f, (u64)fixed);
+    }
+}
+#else
 __device__ __forceinline__ void add_row(float *table, u32 row, const float (&values)[FEATURES]) {
     float *at = table + (u64)row * FEATURES;
     if constexpr (FEATURES == 1) {
@@ -39,6 +55,15 @@ __device__ __forceinline__ void add_row(float *table, u32 row, const float (&val
 #pragma unroll
         for (int f = 0; f < FEATURES; f += 4) add_to_4(at + f, values[f], values[f + 1], values[f + 2], values[f + 3]);
     }
+}
+#endif
+
+KERNEL __launch_bounds__(256) table_to_float(const GRID_CONSTANT TableToFloat p) {
+    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= p.n) return;
+    const double units = (double)p.fixed[i];
+    const bool is_sound = units < 1e18 && units > -1e18;  // else infinity: the check of the step is to see it
+    p.gradients[i] = is_sound ? (float)(units / 4294967296.0) * p.inverse_loss_scale : __int_as_float(0x7f800000);
 }
 
 // Sums `value` over runs of lanes; `starts` has a bit where a run begins. Right in the last lane of each run.
@@ -85,6 +110,12 @@ __device__ __forceinline__ void scatter_level(
     }
 }
 
+#ifdef DETERMINISTIC
+#define UNSCALED 1.f
+#else
+#define UNSCALED p.inverse_loss_scale
+#endif
+
 KERNEL __launch_bounds__(128) grid_backward(const GRID_CONSTANT GridBackward p) {
     const u32 n_seen = *p.n_seen, n_groups = (n_seen + 31) / 32 * CHUNKS;
     const u32 n_warps = gridDim.x * (blockDim.x / 32);
@@ -96,7 +127,7 @@ KERNEL __launch_bounds__(128) grid_backward(const GRID_CONSTANT GridBackward p) 
         find_position(x_unit, p, p.seen[kept]);
         GradientRow row = read_gradients(p, kept, chunk);
 #pragma unroll
-        for (int i = 0; i < 8; i++) row.values[i] *= p.inverse_loss_scale;
+        for (int i = 0; i < 8; i++) row.values[i] *= UNSCALED;
 #pragma unroll
         for (int i = 0; i < LEVELS_OF_CHUNK; i++) {
             const int level = (int)chunk * LEVELS_OF_CHUNK + i;

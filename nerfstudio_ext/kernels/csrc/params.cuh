@@ -145,8 +145,15 @@ struct GridBackward {
     const u32 *feature_gradients;  // [S, FEATURE_WIDTH / 2]
     float unit_scale;
     float inverse_loss_scale;
-    float *table_gradients;     // [rows, FEATURES], added to
+    float *table_gradients;     // [rows, FEATURES], added to; compiled with DETERMINISTIC: i64, see `table_to_float`
     float *position_gradients;  // [S,3] out or null (`grid_positions` only), in the order of `seen`, world units
+};
+
+struct TableToFloat {
+    const i64 *fixed;  // [n] what `grid_backward` summed when compiled with DETERMINISTIC
+    u32 n;
+    float inverse_loss_scale;
+    float *gradients;  // [n] out
 };
 
 struct PackNetworks {
@@ -228,4 +235,34 @@ struct OccSelect {
     const i64 *ranks;  // [n_ranks]
     i64 *cells;        // [n_ranks] out
     u32 n_ranks;
+};
+
+// The operations `weights_of` and `composite` in float, for any field.
+struct Composite {
+    const float *sigmas;     // [S]
+    const float *rgbs;       // [S,3] or null
+    const float *t_starts;   // [S]
+    const float *t_ends;     // [S]
+    const i64 *packed_info;  // [R,2]
+    u32 n_rays;
+    float *weights;              // [S] out or null
+    float *rgb, *depth, *alpha;  // [R,3], [R], [R] out or null, all three
+};
+
+struct CompositeBackward {
+    const float *sigmas, *rgbs, *t_starts, *t_ends;
+    const i64 *packed_info;
+    u32 n_rays;
+    const float *d_weights;                // [S] or null
+    const float *d_rgb, *d_depth, *d_alpha;  // [R,3], [R], [R] or null, all three
+    float *d_sigmas;                       // [S] out
+    float *d_rgbs;                         // [S,3] out or null
+    float *d_starts, *d_ends;              // [S] out or null
+};
+
+struct RayBox {
+    const float *origins, *directions;  // [R,3]
+    const float *box;                   // [6]
+    u32 n_rays;
+    float *t_min, *t_max;  // [R] out
 };
