@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingFailed
+from ..errors import TrainingFailed, UserError
 from .console import LineProgress, Output, TerminalProgress, clock
 from .view import wait_for_interrupt
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..renderer import RayRenderer, Renderer
     from ..scenes.model import Scene
     from ..training.evaluate import EvalResult
-    from ..training.runs import Run
+    from ..training.runs import OpenedRun, Run
     from ..training.trainer import TrainResult
     from ..viewer import ViewerServer
 
@@ -40,6 +40,7 @@ class Session:
         seconds: Time of the stages before, by name; goes into the result.
         after_training: Further work on the trained scene; returns lines for the box at the end.
         viewer: The live viewer, while there is one.
+        preview: What the viewer shows until the trained field is better.
     """
 
     options: Any
@@ -51,6 +52,7 @@ class Session:
     seconds: dict[str, float] = field(default_factory=dict)
     after_training: Callable[[Session], dict[str, object]] | None = None
     viewer: ViewerServer | None = None
+    preview: str | None = None
 
     def train(self, *, resume: bool = False) -> int:
         """Train to the end or to a signal, compare, report, tell; returns the exit code."""
@@ -62,6 +64,8 @@ class Session:
         if self.options.viewer:
             self.viewer = self._start_viewer()
         try:
+            if self.viewer is not None and self.preview is not None:
+                _show_preview(self, self.viewer)
             result = self._train(resume)
             scores = report = None
             more: dict[str, object] = {}
@@ -102,6 +106,7 @@ class Session:
         from ..training.snapshots import FOLDER as SNAPSHOTS
         from ..viewer import Site, ViewerServer
         from .paths import up_of
+        from .view_exports import exports_of
         from .viewer_links import link_lines, viewer_secret
 
         meta = self.scene.meta
@@ -114,6 +119,7 @@ class Session:
                 frame=meta.frame,
                 photo_names=[meta.image_names[i] for i in indices],
                 has_trainer=True,
+                exports=exports_of(self._saved),
                 content_id=lambda: self.run.path.name,
             ),
             up=up_of(meta),
@@ -129,6 +135,15 @@ class Session:
         for line in link_lines(viewer):
             self.out.say(line)
         return viewer
+
+    def _saved(self) -> OpenedRun:
+        """The run as its newest checkpoint has it."""
+        from ..training.checkpoints import list_checkpoints
+        from ..training.runs import open_run
+
+        if not list_checkpoints(self.run.checkpoints):
+            raise UserError("nothing was saved yet", where=self.run.path, fix="Wait for the first checkpoint")
+        return open_run(self.run.path)
 
     def _rows(self, result: TrainResult, scores: EvalResult | None, report: Path | None) -> dict[str, object]:
         steps = f"{result.steps} steps in {clock(result.train_seconds)}, ended by {result.stopped_by}"
@@ -226,6 +241,16 @@ class Session:
         if not self.scene.meta.split.test:
             return math.nan
         return evaluate(renderer, self.scene, "test", IMAGES_WHILE_TRAINING).psnr
+
+
+def _show_preview(session: Session, viewer: ViewerServer) -> None:
+    """Let the viewer show pictures before there is anything trained."""
+    from ..methods.gnt_preview import make_preview
+
+    session.progress.stage("preparing the preview")
+    preview = make_preview(session.scene)
+    viewer.set_preview(preview.renderer, "GNT preview", preview.psnr)
+    session.out.say(f"The viewer shows a preview of about {preview.psnr:.1f} dB until training is better")
 
 
 def _wait_until_told_to_end() -> None:

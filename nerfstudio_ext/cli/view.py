@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 from .console import Output
-from .options import CommonOptions, ViewerOptions, one_of
+from .options import CommonOptions, DeviceOptions, ViewerOptions, one_of
+from .untrained import UntrainedOptions, run_without_training
 
 if TYPE_CHECKING:
     from ..renderer import Renderer
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ViewOptions(ViewerOptions, CommonOptions):
+class ViewOptions(UntrainedOptions, DeviceOptions, ViewerOptions, CommonOptions):
     """Options of `nsx view`."""
 
     run: tyro.conf.Positional[Path | None] = None
-    """Run folder, scene file (.nsx), or a folder that holds runs: the newest is taken."""
+    """Run folder, scene file (.nsx), or a folder that holds runs: the newest is taken. With --method: a capture."""
 
     compare: tuple[Path, ...] = ()
     """Further runs of the same capture, to compare with in the page."""
@@ -52,7 +53,10 @@ def run(options: ViewOptions, out: Output) -> None:
     from .view_marks import unmarked_of, verifier_of
     from .viewer_links import link_lines, viewer_secret
 
-    opened = open_run(source, checkpoint=options.checkpoint)
+    if options.method is not None:
+        opened, _ = run_without_training(source, options, out)
+    else:
+        opened = open_run(source, checkpoint=options.checkpoint, device=options.device)
     others = others_of(options, opened)
     meta = opened.meta
     site = Site(
@@ -60,7 +64,7 @@ def run(options: ViewOptions, out: Output) -> None:
         frame=meta.frame,
         world=chosen_world_frame(opened.path),
         photo_names=[meta.image_names[i] for i in meta.split.train],
-        exports=exports_of(opened),
+        exports=exports_of(lambda: opened),
         content_id=lambda: f"{opened.path.name} step {opened.step}",
     )
     viewer = ViewerServer(
@@ -102,7 +106,7 @@ def others_of(options: ViewOptions, opened: OpenedRun) -> dict[str, Renderer]:
 
     found: dict[str, Renderer] = {}
     for path in options.compare:
-        other = open_run(path)
+        other = open_run(path, device=options.device)
         name = other.path.stem
         while name in found or name == "this run":
             name += "'"

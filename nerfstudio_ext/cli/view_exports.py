@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ..exporters.placement import Placement
@@ -16,28 +17,32 @@ if TYPE_CHECKING:
 AXES: dict[str, tuple[str, tuple[str, ...]]] = {"axis": ("Up axis", ("z", "y"))}
 
 
-def exports_of(opened: OpenedRun) -> dict[str, ExportKind]:
-    """The exports of a run; a method that cannot do one of them says so when it is asked."""
+def exports_of(run: Callable[[], OpenedRun]) -> dict[str, ExportKind]:
+    """The exports of a run; a method that cannot do one of them says so when it is asked.
+
+    Args:
+        run: The run as it is when an export starts; one that still trains is exported as it was saved last.
+    """
     from ..viewer.render_queue import ExportKind
 
     points = ExportKind(
         "Points", "A coloured point cloud with normals (.ply), in the world frame.",
-        lambda request, progress, cancel: _points(opened, request, progress, cancel),
+        lambda request, progress, cancel: _points(run(), request, progress, cancel),
         {"n_points": ("Points", 1000, 10_000_000, 1_000_000)}, AXES,
     )  # fmt: skip
     mesh = ExportKind(
         "Mesh", "A surface with a texture (.glb, .obj) or with colours (.ply), in the world frame.",
-        lambda request, progress, cancel: _mesh(opened, request, progress, cancel),
+        lambda request, progress, cancel: _mesh(run(), request, progress, cancel),
         {"resolution": ("Voxels", 32, 1024, 256)},
         {"suffix": ("Format", (".glb", ".obj", ".ply"))},
     )  # fmt: skip
     cameras = ExportKind(
         "Cameras", "transforms.json as nerfstudio and instant-ngp read it, in the world frame.",
-        lambda request, progress, cancel: _cameras(opened, request), {}, AXES,
+        lambda request, progress, cancel: _cameras(run(), request), {}, AXES,
     )  # fmt: skip
     scene = ExportKind(
         "Scene file", "Weights, cameras and thumbnails in one file that `nsx view` opens on any machine.",
-        lambda request, progress, cancel: _scene(opened, request, progress),
+        lambda request, progress, cancel: _scene(run(), request, progress),
     )  # fmt: skip
     return {"points": points, "mesh": mesh, "cameras": cameras, "scene": scene}
 

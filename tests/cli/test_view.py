@@ -12,12 +12,18 @@ import pytest
 import torch
 
 from nerfstudio_ext.cli import main
+from nerfstudio_ext.cli.session import Session
+from nerfstudio_ext.cli.view_exports import exports_of
+from nerfstudio_ext.errors import UserError
+from nerfstudio_ext.progress import SilentProgress
+from nerfstudio_ext.renderer import CancelToken
 from nerfstudio_ext.scenes.model import SceneFrame
 from nerfstudio_ext.training.checkpoints import save_checkpoint
 from nerfstudio_ext.training.config import RunConfig
 from nerfstudio_ext.training.photos import give_photos
 from nerfstudio_ext.training.runs import Run, open_run
 from nerfstudio_ext.training.scene_file import write_scene_file
+from nerfstudio_ext.viewer.render_queue import ExportRequest
 from nerfstudio_ext.viewer_bench.browser import FakeBrowser, Received, cookie_from
 from tests.methods.ball_scene import make_meta, make_scene
 from tests.methods.test_all_methods import TRAINABLE, build, small_config
@@ -95,3 +101,17 @@ def test_two_runs_stand_beside_each_other_in_one_frame(visit, tmp_path) -> None:
 def test_layers_of_the_fast_field_are_offered(visit, tmp_path) -> None:
     picture, _ = visit(write_run(tmp_path / "outputs", "ngp"), output="sample cost")
     assert picture.rgb.shape == (40, 64, 3)
+
+
+def test_a_run_that_still_trains_is_exported_as_it_was_saved_last(tmp_path) -> None:
+    path = write_run(tmp_path / "outputs", "ngp")
+    with Run.open(path) as run:
+        session = Session(None, None, None, run, None, None)  # type: ignore[arg-type]
+        kinds = exports_of(session._saved)
+        options = {"n_points": 1000, "axis": "z"}
+        request = ExportRequest("cloud", tmp_path, None, None, options)
+        files = kinds["points"].run(request, SilentProgress(), CancelToken())  # type: ignore[arg-type]
+        assert files[0].read_bytes().startswith(b"ply") and files[0].stat().st_size > 1000
+        shutil.rmtree(run.checkpoints)
+        with pytest.raises(UserError, match="nothing was saved yet"):
+            kinds["scene"].run(request, SilentProgress(), CancelToken())  # type: ignore[arg-type]

@@ -129,12 +129,11 @@ def mark_run(
     layout = layout or smallest_layout(message, extractor.head.out_features)
     owners = share_out([message, *others], parent.meta.training_cameras(), key, layout)
     projection = torch.from_numpy(key.projection(layout.n))
-    limits = {"needed": layout.k + _CERTAINTY, "bfloat16": settings.embed.bfloat16}
+    needed, bfloat16 = layout.k + _CERTAINTY, settings.embed.bfloat16
+    objective = CodeBits(extractor, projection, needed=needed, bfloat16=bfloat16)
     if is_private:
         generator = torch.Generator().manual_seed(settings.seed + 1)
-        objective: CodeBits = PrivateBits(extractor, projection, generator=generator, **limits)
-    else:
-        objective = CodeBits(extractor, projection, **limits)
+        objective = PrivateBits(extractor, projection, needed=needed, bfloat16=bfloat16, generator=generator)
 
     def objective_of(views: Sequence[SceneView]) -> CodeBits:
         objective.code_of = owners.code_of([view.camera for view in views])
