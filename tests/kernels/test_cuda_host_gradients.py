@@ -88,7 +88,7 @@ class Exact:
         self.logits = torch.cat([third.relu() @ self.field.c3, geo[:, :1]], 1)
 
 
-def run(problem: Problem, field: HostField, blocks: int) -> dict[str, Tensor]:
+def run(problem: Problem, field: HostField, blocks: int, *, deterministic: bool = False) -> dict[str, Tensor]:
     """All gradients by the kernels."""
     sizes, n, n_seen = field.sizes, len(problem.samples), len(problem.seen)
     library = host_kernels("backward.cu", sizes.defines)
@@ -113,12 +113,18 @@ def run(problem: Problem, field: HostField, blocks: int) -> dict[str, Tensor]:
     reduce = cuda_params.ReduceNetworks(address(partials), blocks, 1 / SCALE, address(networks))
     library.launch("reduce_networks", reduce, -(-sizes.n_partials // 256), 256)
     d_table = torch.zeros_like(problem.field.table)
+    fixed = torch.zeros(d_table.shape, dtype=torch.int64)
+    to_table = address(fixed) if deterministic else address(d_table)
     grid = cuda_params.GridBackward(
         field.grid, ray_list, samples, address(seen), address(seen_count), address(d_features),
-        1 / problem.field.aabb_scale, 1 / SCALE, address(d_table), address(d_positions),
+        1 / problem.field.aabb_scale, 1 / SCALE, to_table, address(d_positions),
     )  # fmt: skip
+    library = host_kernels("grid.cu", (*sizes.defines, *["-DDETERMINISTIC"] * deterministic))
     for kernel in ("grid_backward", "grid_positions"):
-        host_kernels("grid.cu", sizes.defines).launch(kernel, grid, 2, 128)
+        library.launch(kernel, grid, 2, 128)
+    if deterministic:
+        convert = cuda_params.TableToFloat(address(fixed), fixed.numel(), 1 / SCALE, address(d_table))
+        library.launch("table_to_float", convert, -(-fixed.numel() // 256), 256)
     assert d_directions[-1].isnan().all() and d_positions[-1].isnan().all() and (d_features[-1] == -77).all()
     found = {"features": d_features[:-1].view(torch.float16).double() / SCALE, "table": d_table}
     found |= {"directions": d_directions[:-1], "positions": d_positions[:-1]}
@@ -163,6 +169,15 @@ def test_gradients_match_the_reference(
     width = layout.n_outputs
     assert distance(found["features"][:, :width], exact.features.grad[problem.seen]) <= GRADIENTS.bound
     assert not found["features"][:, width:].any()
+
+
+def test_sums_of_whole_numbers_are_the_same_gradient() -> None:
+    problem = make_problem(LAYOUT, 32, 16, 127)
+    field = pack_field(problem.field)
+    plain, fixed = run(problem, field, 2), run(problem, field, 2, deterministic=True)
+    assert distance(fixed["table"], plain["table"].double()) <= 1e-6
+    broken = replace(problem, d_logits=torch.full_like(problem.d_logits, 1e30))
+    assert run(broken, field, 2, deterministic=True)["table"].isinf().any()  # not a wrong number
 
 
 def test_nothing_seen_gives_no_gradient() -> None:
