@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,9 +26,15 @@ DEFAULT_SCALE = Scale()
 
 @dataclass
 class Ranges:
-    """The ends of the colour scales of one browser, kept from picture to picture."""
+    """What is kept of one browser from picture to picture.
+
+    Attributes:
+        ends: Of its colour scales, by output.
+        photo_psnr: Of the render against the photo that was laid over it last, at the size shown, dB.
+    """
 
     ends: dict[str, tuple[float, float]]
+    photo_psnr: float | None = None
 
     @classmethod
     def empty(cls) -> Ranges:
@@ -62,7 +69,9 @@ def shade(
     if shot.right is not None:
         rgb = _compared(rgb, shot, look, ranges, is_moving)
     if look.photo is not None and look.photo.index < len(photos):
-        rgb = _with_photo(rgb, look, photos[look.photo.index])
+        rgb = _with_photo(rgb, look, photos[look.photo.index], ranges)
+        if left.output != "rgb" or shot.right is not None:
+            ranges.photo_psnr = None  # other numbers than colours
     return _on_canvas(to_8bit(rgb), shot.canvas)
 
 
@@ -149,7 +158,9 @@ def _compared(
     return torch.cat([rgb[:, : shot.column], other[:, shot.column :]], 1)
 
 
-def _with_photo(rgb: Float[Tensor, "H W 3"], look: Look, photo: UInt8[np.ndarray, "h w C"]) -> Float[Tensor, "H W 3"]:
+def _with_photo(
+    rgb: Float[Tensor, "H W 3"], look: Look, photo: UInt8[np.ndarray, "h w C"], ranges: Ranges
+) -> Float[Tensor, "H W 3"]:
     """A photo, or the difference to it, over a render of the same camera."""
     assert look.photo is not None
     if look.photo.mode == "render":
@@ -161,6 +172,7 @@ def _with_photo(rgb: Float[Tensor, "H W 3"], look: Look, photo: UInt8[np.ndarray
         picture = Image.alpha_composite(ground, picture)
     picture = picture.convert("RGB").resize((width, height), Image.Resampling.BOX)
     truth = torch.from_numpy(np.asarray(picture, np.float32) / 255)
+    ranges.photo_psnr = -10 * math.log10(max(float((rgb - truth).square().mean()), 1e-10))
     over = truth if look.photo.mode == "photo" else color_error((rgb - truth).abs().mean(-1))
     return rgb + look.photo.opacity * (over - rgb)
 

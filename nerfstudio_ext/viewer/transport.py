@@ -127,6 +127,12 @@ class Transport:
             lane = self._lanes.get(client_id)
             return None if lane is None else lane.jpeg
 
+    def photo_psnr(self, client_id: int) -> float | None:
+        """Of the render against the photo that a browser saw over it last, dB; None before there was one."""
+        with self._cond:
+            lane = self._lanes.get(client_id)
+            return None if lane is None else lane.ranges.photo_psnr
+
     def n_awake(self) -> int:
         """Number of browsers that answer."""
         now = self._clock()

@@ -166,6 +166,12 @@ def test_a_photo_lies_over_its_own_camera() -> None:
         seen = view(look)
         shown = shade(take(SOURCES, seen, 96), look, Ranges.empty(), photos=[photo])
         assert np.abs(shown.astype(int) - expected).max() <= 6, mode  # half an 8-bit step of error is seen on the scale
+    ranges = Ranges.empty()
+    look = Look(pose=Pose(camera), photo=Photo(0, "error"))
+    off = np.clip(photo.astype(int) + 5, 0, 255).astype(np.uint8)
+    shade(take(SOURCES, view(look), 96), look, ranges, photos=[off])
+    error = float(np.square((off.astype(float) - photo) / 255).mean())
+    assert ranges.photo_psnr == pytest.approx(-10 * np.log10(error), abs=0.5)
     half = Look(pose=Pose(camera), photo=Photo(0, "photo", 0.5))
     mixed = shade(take(SOURCES, view(half), 96), half, Ranges.empty(), photos=[255 - photo])
     assert np.abs(mixed.astype(int) - 127.5).max() <= 1.5
