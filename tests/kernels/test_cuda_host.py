@@ -184,7 +184,9 @@ def test_densities_match_the_reference(n_points: int) -> None:
     x = 1.2 * torch.randn(n_points, 3, generator=torch.Generator().manual_seed(1))  # some lie outside the cube
     sigmas = poisoned(n_points + 1)
     arguments = cuda_params.FieldDensity(field.view, address(x), n_points, address(sigmas))
-    host_kernels("field.cu", field.sizes.defines).launch("field_density", arguments, 2, 128, field.sizes.forward_shared)
+    launch = field.sizes.forward_launch(per_block=101376, per_processor=102400)
+    assert launch.threads == 320 and launch.per_processor == 2
+    host_kernels("field.cu", field.sizes.defines).launch("field_density", arguments, 2, launch.threads, launch.shared)
     exact = rounded_to_half(field.field)
     truth = kernels.field_density(
         replace(exact, **{name: getattr(exact, name).double() for name in ("table", "d1", "d2", "c1", "c2", "c3")}),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nerfstudio_ext import kernels
 from nerfstudio_ext.kernels import GridLayout, Marching, Occupancy, cuda_params, reference, reference_fused
+from nerfstudio_ext.kernels.cuda_sizes import Launch
 from nerfstudio_ext.rays import RayOutputs, Samples
 
 from .cases import make_samples, relative_error
@@ -187,7 +188,9 @@ def render(
         address(cancel), address(rgb), address(depth), address(alpha),
     )  # fmt: skip
     library = host_kernels("render.cu", field.sizes.defines)
-    library.launch("render_fused", arguments, blocks, 128, field.sizes.render_shared)
+    four_warps = Launch(128, field.sizes.render_shared, 1)
+    launch = four_warps if blocks == 1 else field.sizes.render_launch(232448, 233472)
+    library.launch("render_fused", arguments, blocks, launch.threads, launch.shared)
     assert rgb[-1].isnan().all() and depth[-1].isnan() and alpha[-1].isnan()
     return RayOutputs(rgb[:-1], depth[:-1], alpha[:-1])
 

@@ -1,11 +1,13 @@
 // Density and colour of the field at samples of rays, and density alone at points. A warp takes 32 of them at a time.
 #include "network.cuh"
 
-constexpr int FORWARD_WARPS = 4;
-constexpr int FORWARD_BLOCKS = HIDDEN > 64 || COLOR_HIDDEN > 64 ? 3 : 5;  // per multiprocessor, for the registers
+// Blocks of any number of warps up to ten: large ones share one copy of the matrices and leave the rest of the fast memory
+// to the cache of the table.
+constexpr int MOST_THREADS = 320;
+constexpr int FORWARD_BLOCKS = HIDDEN > 64 || COLOR_HIDDEN > 64 ? 1 : 2;  // per multiprocessor, for the registers
 constexpr int FORWARD_WARP_WORDS = STAGE_WORDS + 32 * DIRECTION_STRIDE;
 
-KERNEL __launch_bounds__(FORWARD_WARPS * 32, FORWARD_BLOCKS) field_forward(const GRID_CONSTANT FieldForward p) {
+KERNEL __launch_bounds__(MOST_THREADS, FORWARD_BLOCKS) field_forward(const GRID_CONSTANT FieldForward p) {
     DYNAMIC_SHARED(shared);
     u32 *weights = (u32 *)shared;
     u32 *stage = weights + FORWARD_WORDS + warp_number() * FORWARD_WARP_WORDS;
@@ -13,8 +15,8 @@ KERNEL __launch_bounds__(FORWARD_WARPS * 32, FORWARD_BLOCKS) field_forward(const
     float *logits = (float *)stage;  // takes the place of features that have been read
     const u32 lane = lane_number(), count = *p.samples.count;
     copy_weights(weights, p.field.forward);
-    const u32 n_warps = gridDim.x * FORWARD_WARPS;
-    for (u32 group = blockIdx.x * FORWARD_WARPS + warp_number(); group * 32 < count; group += n_warps) {
+    const u32 per_block = blockDim.x / 32, n_warps = gridDim.x * per_block;
+    for (u32 group = blockIdx.x * per_block + warp_number(); group * 32 < count; group += n_warps) {
         const u32 sample = group * 32 + lane;
         const u32 s = min(sample, count - 1);  // lanes behind the end repeat the last sample and write nothing
         const u32 r = (u32)p.samples.rays[s];
@@ -52,15 +54,15 @@ KERNEL __launch_bounds__(FORWARD_WARPS * 32, FORWARD_BLOCKS) field_forward(const
     }
 }
 
-KERNEL __launch_bounds__(FORWARD_WARPS * 32, FORWARD_BLOCKS) field_density(const GRID_CONSTANT FieldDensity p) {
+KERNEL __launch_bounds__(MOST_THREADS, FORWARD_BLOCKS) field_density(const GRID_CONSTANT FieldDensity p) {
     DYNAMIC_SHARED(shared);
     u32 *weights = (u32 *)shared;
     u32 *stage = weights + FORWARD_WORDS + warp_number() * FORWARD_WARP_WORDS;
     float *logits = (float *)stage;
     const u32 lane = lane_number();
     copy_weights(weights, p.field.forward);
-    const u32 n_warps = gridDim.x * FORWARD_WARPS;
-    for (u32 group = blockIdx.x * FORWARD_WARPS + warp_number(); group * 32 < p.n; group += n_warps) {
+    const u32 per_block = blockDim.x / 32, n_warps = gridDim.x * per_block;
+    for (u32 group = blockIdx.x * per_block + warp_number(); group * 32 < p.n; group += n_warps) {
         const u32 point = group * 32 + lane, i = min(point, p.n - 1);
         float x_unit[3];
 #pragma unroll

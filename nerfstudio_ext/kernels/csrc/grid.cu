@@ -116,7 +116,7 @@ __device__ __forceinline__ void scatter_level(
 #define UNSCALED p.inverse_loss_scale
 #endif
 
-KERNEL __launch_bounds__(128) grid_backward(const GRID_CONSTANT GridBackward p) {
+KERNEL __launch_bounds__(128, 10) grid_backward(const GRID_CONSTANT GridBackward p) {
     const u32 n_seen = *p.n_seen, n_groups = (n_seen + 31) / 32 * CHUNKS;
     const u32 n_warps = gridDim.x * (blockDim.x / 32);
     for (u32 group = blockIdx.x * (blockDim.x / 32) + warp_number(); group < n_groups; group += n_warps) {
@@ -137,7 +137,7 @@ KERNEL __launch_bounds__(128) grid_backward(const GRID_CONSTANT GridBackward p) 
 }
 
 // Gradient of the positions, in world units: one thread per sample, all levels. Zero where the position was clamped.
-KERNEL __launch_bounds__(128) grid_positions(const GRID_CONSTANT GridBackward p) {
+KERNEL __launch_bounds__(128, 10) grid_positions(const GRID_CONSTANT GridBackward p) {
     const u32 n_seen = *p.n_seen;
     for (u32 place = blockIdx.x * blockDim.x + threadIdx.x; place < n_seen; place += gridDim.x * blockDim.x) {
         float x_unit[3], total[3] = {0.f, 0.f, 0.f};

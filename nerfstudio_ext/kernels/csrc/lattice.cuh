@@ -8,6 +8,12 @@ struct Ray {
     float t, t_end;
 };
 
+// The block of cells that was read last: the next samples lie in it more often than not.
+struct Block {
+    u32 index = 0xffffffffu;
+    u64 word = 0;
+};
+
 __device__ __forceinline__ float interval_at(const Lattice &lattice, float t) {
     return fminf(fmaxf(exact_multiply(lattice.cone_angle, t), lattice.step), lattice.max_step);
 }
@@ -60,7 +66,9 @@ __device__ __forceinline__ float length_to_face(float position, float direction,
 
 // First lattice interval at or after ray.t whose midpoint lies in an occupied cell: moves ray.t there and returns its
 // length, or 0 when there is none.
-__device__ __forceinline__ float next_interval(Ray &ray, const Bits &bits, const Lattice &lattice) {
+__device__ __forceinline__ float next_interval(
+    Ray &ray, Block &block, const Bits &bits, const Lattice &lattice
+) {
     const int last_cell = (int)bits.grid_size - 1, blocks = (int)(bits.grid_size >> 2);
     while (ray.t < ray.t_end) {
         float dt = interval_at(lattice, ray.t);
@@ -89,8 +97,13 @@ __device__ __forceinline__ float next_interval(Ray &ray, const Bits &bits, const
         for (int axis = 0; axis < 3; axis++) {
             cell[axis] = min(max((int)exact_multiply(exact_add(p[axis], half), to_cell), 0), last_cell);
         }
-        const u32 block = (u32)(((cell[2] >> 2) * blocks + (cell[1] >> 2)) * blocks + (cell[0] >> 2));
-        const u64 word = bits.words[(u64)cascade * (u32)(blocks * blocks * blocks) + block];
+        const u32 layer = cascade * (u32)blocks + (u32)(cell[2] >> 2);
+        const u32 index = (layer * (u32)blocks + (u32)(cell[1] >> 2)) * (u32)blocks + (u32)(cell[0] >> 2);
+        if (index != block.index) {
+            block.index = index;
+            block.word = bits.words[index];
+        }
+        const u64 word = block.word;
         if ((word >> ((cell[2] & 3) * 16 + (cell[1] & 3) * 4 + (cell[0] & 3))) & 1u) return dt;
         // Leave the cell, or its whole empty block, in one go; the lattice itself is walked in its own sums.
         float size = fast_divide(1.f, to_cell);

@@ -8,10 +8,11 @@ KERNEL __launch_bounds__(128) march_count(const GRID_CONSTANT MarchCount p) {
     const u32 r = blockIdx.x * blockDim.x + threadIdx.x;
     if (r >= p.rays.n_rays) return;
     Ray ray;
+    Block block;
     u32 count = 0;
     if (start_ray(ray, p.rays, r, p.bits, p.lattice, p.jitter[r])) {
         while (count < p.max_samples) {
-            const float dt = next_interval(ray, p.bits, p.lattice);
+            const float dt = next_interval(ray, block, p.bits, p.lattice);
             if (dt == 0.f) break;
             count++;
             ray.t = exact_add(ray.t, dt);
@@ -26,9 +27,10 @@ KERNEL __launch_bounds__(128) march_write(const GRID_CONSTANT MarchWrite p) {
     const int first = p.packed_info[2 * r], count = p.packed_info[2 * r + 1];
     if (count <= 0) return;
     Ray ray;
+    Block block;
     start_ray(ray, p.rays, r, p.bits, p.lattice, p.jitter[r]);
     for (int i = first; i < first + count; i++) {
-        const float dt = next_interval(ray, p.bits, p.lattice);
+        const float dt = next_interval(ray, block, p.bits, p.lattice);
         p.t_starts[i] = ray.t;
         ray.t = exact_add(ray.t, dt);
         p.t_ends[i] = ray.t;

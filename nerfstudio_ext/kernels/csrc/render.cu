@@ -6,12 +6,12 @@
 #include "lattice.cuh"
 #include "network.cuh"
 
-constexpr int RENDER_WARPS = 4;
-// Blocks per multiprocessor that registers must leave room for: as many as the shared memory of the machine holds.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900 && __CUDA_ARCH__ != 1000
-constexpr int RENDER_BLOCKS = 3;
+constexpr int MOST_THREADS = 320;  // as in field.cu
+// Blocks per multiprocessor that registers must leave room for; most machines have shared memory for one only.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 900 && __CUDA_ARCH__ != 1000
+constexpr int RENDER_BLOCKS = 1;
 #else
-constexpr int RENDER_BLOCKS = HIDDEN > 64 || COLOR_HIDDEN > 64 ? 3 : 5;
+constexpr int RENDER_BLOCKS = HIDDEN > 64 || COLOR_HIDDEN > 64 ? 1 : 2;
 #endif
 constexpr int KEPT_WORDS = 13;
 constexpr int RENDER_WARP_WORDS = STAGE_WORDS + 32 * DIRECTION_STRIDE + 32 * KEPT_WORDS;
@@ -88,7 +88,8 @@ __device__ __forceinline__ float advance(const RenderFused &p, Pixel &pixel, boo
     while (true) {
         if (pixel.index != NO_RAY && dt == 0.f) {
             Ray ray = pixel.kept.ray;
-            dt = next_interval(ray, p.bits, p.lattice);
+            Block block;
+            dt = next_interval(ray, block, p.bits, p.lattice);
             pixel.kept.ray.t = ray.t;
             if (dt == 0.f) finish(p, pixel);
         }
@@ -98,7 +99,7 @@ __device__ __forceinline__ float advance(const RenderFused &p, Pixel &pixel, boo
     }
 }
 
-KERNEL __launch_bounds__(RENDER_WARPS * 32, RENDER_BLOCKS) render_fused(const GRID_CONSTANT RenderFused p) {
+KERNEL __launch_bounds__(MOST_THREADS, RENDER_BLOCKS) render_fused(const GRID_CONSTANT RenderFused p) {
     DYNAMIC_SHARED(shared);
     u32 *weights = (u32 *)shared;
     u32 *stage = weights + FORWARD_WORDS + warp_number() * RENDER_WARP_WORDS;
