@@ -61,22 +61,32 @@ __device__ __forceinline__ float corner_weight(const Cell &cell, int c) {
     return x * y * z;
 }
 
-// Features of one row of the half-precision table.
-__device__ __forceinline__ void load_row(float (&value)[FEATURES], const HashGrid &grid, u32 row) {
-    if constexpr (FEATURES == 1) {
-        value[0] = low_of(__ldg((const u16 *)grid.table + row));
-    } else if constexpr (FEATURES == 2) {
-        const u32 pair = __ldg((const u32 *)grid.table + row);
-        value[0] = low_of(pair), value[1] = high_of(pair);
-    } else if constexpr (FEATURES == 4) {
-        const uint2 pairs = __ldg((const uint2 *)grid.table + row);
-        value[0] = low_of(pairs.x), value[1] = high_of(pairs.x);
-        value[2] = low_of(pairs.y), value[3] = high_of(pairs.y);
+__device__ __forceinline__ void unpack(float *value, u32 pair) { value[0] = low_of(pair), value[1] = high_of(pair); }
+
+// Features of two rows of the half-precision table that are neighbours in x. Half of all such rows are the two of an aligned
+// pair, dense or hashed (x enters the hash with the factor one), and one access then brings both.
+template <int N> __device__ __forceinline__ void load_rows(
+    float (&first)[N], float (&second)[N], const void *table, u32 row0, u32 row1
+) {
+    const bool is_pair = (row0 ^ row1) == 1u, is_upper = row0 & 1u;
+    if constexpr (N == 1) {
+        first[0] = low_of(__ldg((const u16 *)table + row0)), second[0] = low_of(__ldg((const u16 *)table + row1));
+    } else if constexpr (N == 2) {
+        const uint2 both = __ldg((const uint2 *)table + (row0 >> 1));
+        u32 other = is_upper ? both.x : both.y;
+        if (!is_pair) other = __ldg((const u32 *)table + row1);
+        unpack(first, is_upper ? both.y : both.x);
+        unpack(second, other);
+    } else if constexpr (N == 4) {
+        const uint4 both = __ldg((const uint4 *)table + (row0 >> 1));
+        uint2 other = is_upper ? make_uint2(both.x, both.y) : make_uint2(both.z, both.w);
+        if (!is_pair) other = __ldg((const uint2 *)table + row1);
+        unpack(first, is_upper ? both.z : both.x), unpack(first + 2, is_upper ? both.w : both.y);
+        unpack(second, other.x), unpack(second + 2, other.y);
     } else {
-        const uint4 pairs = __ldg((const uint4 *)grid.table + row);
-        const u32 words[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) value[2 * i] = low_of(words[i]), value[2 * i + 1] = high_of(words[i]);
+        const uint4 a = __ldg((const uint4 *)table + row0), b = __ldg((const uint4 *)table + row1);
+        unpack(first, a.x), unpack(first + 2, a.y), unpack(first + 4, a.z), unpack(first + 6, a.w);
+        unpack(second, b.x), unpack(second + 2, b.y), unpack(second + 4, b.z), unpack(second + 6, b.w);
     }
 }
 
@@ -87,7 +97,7 @@ __device__ __forceinline__ void encode_level(
     find_cell(cell, grid, level, x_unit);
     float rows[8][FEATURES];  // all loads before their first use: eight in flight
 #pragma unroll
-    for (int c = 0; c < 8; c++) load_row(rows[c], grid, cell.row[c]);
+    for (int c = 0; c < 8; c += 2) load_rows(rows[c], rows[c + 1], grid.table, cell.row[c], cell.row[c + 1]);
 #pragma unroll
     for (int f = 0; f < FEATURES; f++) value[f] = 0.f;
 #pragma unroll

@@ -58,6 +58,26 @@ __device__ __forceinline__ void add_row(float *table, u32 row, const float (&val
 }
 #endif
 
+// Adds to two rows that are neighbours in x: in one go where they are the two of an aligned pair, as half of them are.
+__device__ __forceinline__ void add_rows(
+    float *table, u32 row0, u32 row1, const float (&first)[FEATURES], const float (&second)[FEATURES]
+) {
+#ifndef DETERMINISTIC
+    if constexpr (FEATURES == 2) {
+        if ((row0 ^ row1) == 1u) {
+            const bool is_upper = row0 & 1u;
+            add_to_4(
+                table + (u64)(row0 & ~1u) * 2, is_upper ? second[0] : first[0], is_upper ? second[1] : first[1],
+                is_upper ? first[0] : second[0], is_upper ? first[1] : second[1]
+            );
+            return;
+        }
+    }
+#endif
+    add_row(table, row0, first);
+    add_row(table, row1, second);
+}
+
 KERNEL __launch_bounds__(256) table_to_float(const GRID_CONSTANT TableToFloat p) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= p.n) return;
@@ -88,25 +108,26 @@ __device__ __forceinline__ void scatter_level(
     const u32 row_before = from_below(cell.row[0], 1), last_before = from_below(cell.row[7], 1);
     const bool is_start = lane_number() == 0 || row_before != cell.row[0] || last_before != cell.row[7];
     const u32 starts = lanes_where(is_start);
-    if (__popc(starts) <= FEW_RUNS) {
-        const bool is_last = lane_number() == 31 || (starts >> (lane_number() + 1) & 1u);
+    const bool is_summed = __popc(starts) <= FEW_RUNS;
+    const bool is_last = lane_number() == 31 || (starts >> (lane_number() + 1) & 1u);
+    const bool adds = is_summed ? is_last : is_there;
 #pragma unroll
-        for (int c = 0; c < 8; c++) {
-            const float weight = is_there ? corner_weight(cell, c) : 0.f;
-            float values[FEATURES];
+    for (int c = 0; c < 8; c += 2) {
+        float values[2][FEATURES];
 #pragma unroll
-            for (int f = 0; f < FEATURES; f++) values[f] = run_sum(weight * gradients[f], starts);
-            if (is_last) add_row(p.table_gradients, cell.row[c], values);
+        for (int i = 0; i < 2; i++) {
+            const float weight = is_there ? corner_weight(cell, c + i) : 0.f;
+#pragma unroll
+            for (int f = 0; f < FEATURES; f++) values[i][f] = weight * gradients[f];
         }
-    } else if (is_there) {
+        if (is_summed) {
 #pragma unroll
-        for (int c = 0; c < 8; c++) {
-            const float weight = corner_weight(cell, c);
-            float values[FEATURES];
-#pragma unroll
-            for (int f = 0; f < FEATURES; f++) values[f] = weight * gradients[f];
-            add_row(p.table_gradients, cell.row[c], values);
+            for (int f = 0; f < FEATURES; f++) {
+                values[0][f] = run_sum(values[0][f], starts);
+                values[1][f] = run_sum(values[1][f], starts);
+            }
         }
+        if (adds) add_rows(p.table_gradients, cell.row[c], cell.row[c + 1], values[0], values[1]);
     }
 }
 
@@ -116,7 +137,7 @@ __device__ __forceinline__ void scatter_level(
 #define UNSCALED p.inverse_loss_scale
 #endif
 
-KERNEL __launch_bounds__(128, 10) grid_backward(const GRID_CONSTANT GridBackward p) {
+KERNEL __launch_bounds__(128, 8) grid_backward(const GRID_CONSTANT GridBackward p) {
     const u32 n_seen = *p.n_seen, n_groups = (n_seen + 31) / 32 * CHUNKS;
     const u32 n_warps = gridDim.x * (blockDim.x / 32);
     for (u32 group = blockIdx.x * (blockDim.x / 32) + warp_number(); group < n_groups; group += n_warps) {
@@ -137,7 +158,7 @@ KERNEL __launch_bounds__(128, 10) grid_backward(const GRID_CONSTANT GridBackward
 }
 
 // Gradient of the positions, in world units: one thread per sample, all levels. Zero where the position was clamped.
-KERNEL __launch_bounds__(128, 10) grid_positions(const GRID_CONSTANT GridBackward p) {
+KERNEL __launch_bounds__(128, 8) grid_positions(const GRID_CONSTANT GridBackward p) {
     const u32 n_seen = *p.n_seen;
     for (u32 place = blockIdx.x * blockDim.x + threadIdx.x; place < n_seen; place += gridDim.x * blockDim.x) {
         float x_unit[3], total[3] = {0.f, 0.f, 0.f};
@@ -152,13 +173,16 @@ KERNEL __launch_bounds__(128, 10) grid_positions(const GRID_CONSTANT GridBackwar
                 Cell cell;
                 find_cell(cell, p.grid, level, x_unit);
                 const float *w = cell.fraction;
-                float slope[3] = {0.f, 0.f, 0.f};
+                float slope[3] = {0.f, 0.f, 0.f}, rows[8][FEATURES];
+#pragma unroll
+                for (int c = 0; c < 8; c += 2) {
+                    load_rows(rows[c], rows[c + 1], p.grid.table, cell.row[c], cell.row[c + 1]);
+                }
 #pragma unroll
                 for (int c = 0; c < 8; c++) {
-                    float values[FEATURES], along = 0.f;
-                    load_row(values, p.grid, cell.row[c]);
+                    float along = 0.f;
 #pragma unroll
-                    for (int f = 0; f < FEATURES; f++) along += values[f] * row.values[i * FEATURES + f];
+                    for (int f = 0; f < FEATURES; f++) along += rows[c][f] * row.values[i * FEATURES + f];
                     const float x = c & 1 ? w[0] : 1.f - w[0], y = c & 2 ? w[1] : 1.f - w[1];
                     const float z = c & 4 ? w[2] : 1.f - w[2];
                     slope[0] += (c & 1 ? along : -along) * y * z;
