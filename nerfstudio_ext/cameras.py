@@ -61,9 +61,12 @@ class Camera:
         K[1, 2] -= top
         return dataclasses.replace(self, width=width, height=height, K=K)
 
-    def pixel_centres(self, first: int = 0, last: int | None = None) -> Float[Tensor, "P 2"]:
+    def pixel_centres(
+        self, first: int = 0, last: int | None = None, device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "P 2"]:
         """Pixel centres row by row, float32: all, or those from number `first` up to `last`."""
-        numbers = torch.arange(first, min(self.width * self.height, last if last is not None else 1 << 62))
+        end = min(self.width * self.height, last if last is not None else 1 << 62)
+        numbers = torch.arange(first, end, device=device)
         row = numbers // self.width
         return torch.stack([numbers - row * self.width, row], -1).to(torch.float32) + 0.5
 
@@ -81,9 +84,9 @@ class Camera:
         near = torch.zeros(n, dtype=uv.dtype, device=uv.device)
         return Rays(c2w[:, 3].expand(n, 3).contiguous(), rays_d, near, torch.full_like(near, float("inf")))
 
-    def rays(self, first: int = 0, last: int | None = None) -> Rays:
-        """The rays of every pixel, row by row, or of those from number `first` up to `last`."""
-        return self.rays_through(self.pixel_centres(first, last))
+    def rays(self, first: int = 0, last: int | None = None, device: torch.device | str = "cpu") -> Rays:
+        """The rays of every pixel, row by row, or of those from number `first` up to `last`; made on a device."""
+        return self.rays_through(self.pixel_centres(first, last, device))
 
     def project(self, x: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " N"]]:
         """Pixel positions of world points and their depth along the camera's z axis.

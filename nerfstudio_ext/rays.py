@@ -6,10 +6,13 @@ Letters in shapes, everywhere: R rays, S packed samples, V views, H W C image, L
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 
 @dataclass(frozen=True)

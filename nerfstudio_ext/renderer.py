@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .camera_paths.path import CropBox
 from .cameras import Camera
+from .kernels.hints import picture
 from .rays import RayOutputs, Rays
 
 RenderRays = Callable[[Rays], RayOutputs]
@@ -31,10 +32,17 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._is_set = False
+        self._callbacks: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
         """Ask the render that holds this token to stop."""
         self._is_set = True
+        for callback in self._callbacks:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call this from the thread that cancels; look at `is_cancelled` afterwards, it may have happened before."""
+        self._callbacks.append(callback)
 
     @property
     def is_cancelled(self) -> bool:
@@ -72,11 +80,13 @@ class Renderer(Protocol):
         """Render one picture; raises `Cancelled` when the token is set meanwhile."""
 
 
-def rays_at_a_time(n: int) -> Callable[[_Function], _Function]:
-    """Mark a function from rays to outputs with the number of rays per call that suits it."""
+def rays_at_a_time(n: int, *, cuda: int | None = None) -> Callable[[_Function], _Function]:
+    """Mark a function from rays to outputs with the number of rays per call that suits it, `cuda` on such a device."""
 
     def mark(function: _Function) -> _Function:
-        setattr(function, "rays_at_a_time", n)  # noqa: B010  # functions have no such attribute for type checkers
+        # Functions have no such attributes for type checkers.
+        setattr(function, "rays_at_a_time", n)  # noqa: B010
+        setattr(function, "cuda_rays_at_a_time", cuda or n)  # noqa: B010
         return function
 
     return mark
@@ -141,9 +151,10 @@ class RayRenderer:
     ) -> None:
         self.render_rays = render_rays
         self.background = background
-        self.chunk: int = chunk if chunk is not None else getattr(render_rays, "rays_at_a_time", DEFAULT_CHUNK)
         self.version = version
         self.device = torch.device(device)
+        suits = "cuda_rays_at_a_time" if self.device.type == "cuda" else "rays_at_a_time"
+        self.chunk: int = chunk if chunk is not None else getattr(render_rays, suits, DEFAULT_CHUNK)
         self._layers = dict(layers or {})
 
     def layers(self) -> Mapping[str, RayLayer]:
@@ -165,10 +176,13 @@ class RayRenderer:
     def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
         """Render one picture; see `Renderer.render`."""
         outputs = []
-        with torch.no_grad():
+        with torch.no_grad(), picture(camera.width, camera.height, cancel):
             for rays in self._chunks(camera, cancel):
                 outputs.append(self.render_rays(rays))
-            return self._frame(camera, outputs)
+            frame = self._frame(camera, outputs)
+        if cancel is not None:
+            cancel.check()  # a device may have left the picture unfinished
+        return frame
 
     def cropped(self, box: CropBox) -> RayRenderer:
         """The same scene inside the box only; see `CanCrop.cropped`."""
@@ -181,7 +195,7 @@ class RayRenderer:
         for start in range(0, camera.width * camera.height, self.chunk):
             if cancel is not None:
                 cancel.check()
-            yield camera.rays(start, start + self.chunk).to(self.device)
+            yield camera.rays(start, start + self.chunk, self.device)
 
     def _frame(self, camera: Camera, outputs: list[RayOutputs]) -> Frame:
         shape = (camera.height, camera.width)

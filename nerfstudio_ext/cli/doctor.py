@@ -38,7 +38,8 @@ def run(options: DoctorOptions, out: Output) -> int:
     out.box("Optional", {name: _version(name) or f"not installed (extra [{extra}])" for name, extra in _EXTRAS.items()})
     video = _ffmpeg()
     device = _device() if "torch" not in missing else "torch is missing"
-    out.box("Devices and tools", {"device": device, "video": video})
+    cuda_kernels = _cuda_kernels() if "torch" not in missing else "torch is missing"
+    out.box("Devices and tools", {"device": device, "CUDA kernels": cuda_kernels, "video": video})
     table = _kernel_table(out) if not missing else []
     out.result(
         {
@@ -46,6 +47,7 @@ def run(options: DoctorOptions, out: Output) -> int:
             "machine": machine,
             "packages": packages,
             "device": device,
+            "cuda_kernels": cuda_kernels,
             "video": video,
             "kernels": table,
             "missing": missing,
@@ -105,6 +107,22 @@ def _device() -> str:
         return f"{torch.cuda.get_device_name(0)} (CUDA {torch.version.cuda})"
     built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is a CPU build"
     return f"CPU; no CUDA device in use: {built}"
+
+
+def _cuda_kernels() -> str:
+    """Whether our own kernels can be compiled and run, and with what."""
+    from ..kernels import rtc
+
+    reason = rtc.absence()
+    if reason:
+        return f"not usable: {reason}"
+    tools = rtc.toolchain()
+    major, minor = tools.nvrtc.version
+    driver = tools.driver.version
+    return (
+        f"compiled by NVRTC {major}.{minor} at first use, driver for CUDA {driver // 1000}.{driver % 1000 // 10}, "
+        f"kept in {tools.cache.folder}"
+    )
 
 
 def _kernel_table(out: Output) -> list[dict[str, Any]]:

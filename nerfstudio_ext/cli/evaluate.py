@@ -11,7 +11,7 @@ import tyro
 
 from ..errors import UserError
 from .console import Output
-from .options import CommonOptions, one_of
+from .options import CommonOptions, DeviceOptions, one_of
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EvalOptions(CommonOptions):
+class EvalOptions(DeviceOptions, CommonOptions):
     """Options of `nsx eval`."""
 
     run: tyro.conf.Positional[Path | None] = None
@@ -59,7 +59,7 @@ def run(options: EvalOptions, out: Output) -> None:
     from ..training.evaluate import evaluate
     from ..training.runs import open_run
 
-    opened = open_run(source, checkpoint=options.checkpoint)
+    opened = open_run(source, checkpoint=options.checkpoint, device=options.device)
     folder = options.output_dir or opened.path / "renders" / f"eval-{options.split}"
     with out.progress() as progress:
         scene = scene_of_run(opened.config.source, opened.meta, progress, capture=options.capture)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -51,6 +51,14 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if not separator or len(numbers) != 2 or 0 in numbers:
         raise UserError(f"'{text}' is not an image size", where="--size", fix="Write it as WxH, such as 1280x720")
     return numbers[0], numbers[1]
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where to compute."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a CUDA device when there is one and the method runs on it."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import tyro
 from ..errors import UserError
 from .console import Output, clock
 from .crops import WithCropSettings, crop_box
-from .options import CommonOptions, one_of
+from .options import CommonOptions, DeviceOptions, one_of
 from .paths import SPECS, WithPathSettings, build_path
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FILM_SUFFIXES = (".mp4", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
-class RenderOptions(WithCropSettings, WithPathSettings, CommonOptions):
+class RenderOptions(WithCropSettings, WithPathSettings, DeviceOptions, CommonOptions):
     """Options of `nsx render`."""
 
     run: tyro.conf.Positional[Path | None] = None
@@ -98,7 +98,7 @@ def run(options: RenderOptions, out: Output) -> None:
     from ..training.runs import open_run
     from ..training.scene_file import chosen_world_frame
 
-    opened = open_run(source, checkpoint=options.checkpoint)
+    opened = open_run(source, checkpoint=options.checkpoint, device=options.device)
     path = shrunk(build_path(options.path, opened.meta, options.path_settings), options.downscale_factor)
     world = chosen_world_frame(opened.path)
     crop = crop_box(options.crop_settings, world_to_training(opened.meta.frame, world), opened.meta.background)

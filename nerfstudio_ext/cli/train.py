@@ -14,7 +14,7 @@ import tyro
 from ..errors import UserError
 from ..training.config import SceneSource, TrainConfig
 from .console import Output
-from .options import CommonOptions, ViewerOptions, one_of
+from .options import CommonOptions, DeviceOptions, ViewerOptions, one_of
 from .parsing import did_you_mean, flag_arities, split_words
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ DEFAULT_MAX_SIDE = 1600
 
 
 @dataclass(frozen=True)
-class TrainOptions(ViewerOptions, CommonOptions):
+class TrainOptions(DeviceOptions, ViewerOptions, CommonOptions):
     """Options of `nsx train` that all methods share."""
 
     source: tyro.conf.Positional[Path | None] = None
@@ -110,8 +110,10 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
     with out.progress() as progress:
         began = time.perf_counter()
         posed = prepare_capture(source, options.output_dir, options.scene_name, progress)
+        device = methods.device_for(options.method_config, options.device)
+        method_config = methods.for_device(options.method_config, device)
         config = RunConfig(
-            method=methods.settled(options.method_config),
+            method=methods.settled(method_config),
             train=options.train,
             source=SceneSource(
                 path=str(posed.path.resolve()),
@@ -124,7 +126,7 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
         scene = load_source(config.source, progress)
         scene = dataclasses.replace(scene, meta=dataclasses.replace(scene.meta, name=posed.scene_name))
         with Run.create(options.output_dir, config, scene.meta) as run_folder:
-            method = methods.build(options.method_config, scene.meta, seed=config.train.seed, device="cpu")
+            method = methods.build(method_config, scene.meta, seed=config.train.seed, device=device)
             give_photos(method, scene, run_folder.path)
             session = Session(options, out, progress, run_folder, scene, method, after_training=after_training)
             session.seconds |= {"pose_seconds": loading - began, "load_seconds": time.perf_counter() - loading}
@@ -158,7 +160,7 @@ def _resume(options: Any, out: Output) -> int:
             out.say(f"changed: {line}")
         meta = run_folder.scene_meta()
         scene = scene_of_run(config.source, meta, progress)
-        method = methods.build(config.method, meta, seed=config.train.seed, device="cpu")
+        method = methods.build(config.method, meta, seed=config.train.seed, device=options.device)
         give_photos(method, scene, run_folder.path)
         session = Session(options, out, progress, run_folder, scene, method)
         session.seconds["load_seconds"] = time.perf_counter() - began

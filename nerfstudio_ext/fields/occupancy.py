@@ -79,6 +79,16 @@ class OccupancyGrid(nn.Module):
         self._note_reachable()
         self.bits.copy_(self._reachable_bits)
 
+    @torch.no_grad()
+    def allow_everywhere(self) -> None:
+        """Take `restrict_to_views` back: things may also be where no camera looks."""
+        inner = slice(self.grid_size // 4, self.grid_size - self.grid_size // 4)
+        reachable = torch.ones(self.n_cascades, self.grid_size, self.grid_size, self.grid_size, dtype=torch.bool)
+        reachable[1:, inner, inner, inner] = False
+        self.reachable.copy_(reachable.flatten())
+        self._note_reachable()
+        self.bits.copy_(self._reachable_bits)
+
     def occupancy(self) -> kernels.Occupancy:
         """The bits as the kernels take them."""
         return kernels.Occupancy(self.bits, self.grid_size)
@@ -90,8 +100,9 @@ class OccupancyGrid(nn.Module):
 
     def warm_up(self) -> None:
         """Compile or load the kernels of `update`; changes no state."""
-        kernels.occ_refresh(torch.zeros(1), torch.zeros(1, dtype=torch.int64), torch.zeros(1), 1.0)
-        kernels.occ_select(self._packed(self.density, 0.0), self.grid_size, torch.zeros(0, dtype=torch.int64))
+        one, first = self.density[:1], self.bits.new_zeros(1)
+        kernels.occ_refresh(one, first, one, 1.0)
+        kernels.occ_select(self._packed(self.density, 0.0), self.grid_size, first[:0])
 
     @torch.no_grad()
     def update(self, step: int, density_fn: DensityFn, generator: torch.Generator) -> bool:
@@ -111,13 +122,13 @@ class OccupancyGrid(nn.Module):
     def _sweep(self, density_fn: DensityFn, generator: torch.Generator) -> None:
         """Replace all densities, eight neighbours at a time: a young field has no detail below that."""
         g, half = self.grid_size, self.grid_size // 2
-        coarse = torch.arange(self.n_cascades * half**3)
+        coarse = torch.arange(self.n_cascades * half**3, device=self.density.device)
         x, y, z = coarse % half, coarse // half % half, coarse // half**2
         lower = (z * 2 * g + y * 2) * g + x * 2
         is_reachable = self.reachable[lower]
         for offset in (1, g, g + 1, g * g, g * g + 1, g * g + g, g * g + g + 1):
             is_reachable |= self.reachable[lower + offset]
-        found = torch.zeros(len(coarse))
+        found = self.density.new_zeros(len(coarse))
         found[is_reachable] = self._evaluate(lower[is_reachable], density_fn, generator, cells_per_axis=2)
         shaped = found.reshape(self.n_cascades, half, half, half)
         for dim in (1, 2, 3):
@@ -131,7 +142,8 @@ class OccupancyGrid(nn.Module):
         for words, n_set in ((self._reachable_bits, self._n_reachable), (self.bits, count_bits(self.bits))):
             k = min(n, n_set)
             ranks = ((torch.arange(k) + torch.rand(k, generator=generator)) * (n_set / max(k, 1))).long()
-            cells.append(kernels.occ_select(words, self.grid_size, ranks.clamp_max(n_set - 1)))
+            ranks = ranks.clamp_max(n_set - 1).to(words.device)
+            cells.append(kernels.occ_select(words, self.grid_size, ranks))
         return torch.cat(cells)
 
     def _evaluate(
@@ -143,9 +155,10 @@ class OccupancyGrid(nn.Module):
         for part in cells.split(CHUNK):
             edge = 2.0 ** (part // g**3).float()
             index = torch.stack([part % g, part // g % g, part // g**2 % g], -1).float()
-            unit = (index + cells_per_axis * torch.rand(len(part), 3, generator=generator)) / g - 0.5
+            places = torch.rand(len(part), 3, generator=generator).to(part.device)
+            unit = (index + cells_per_axis * places) / g - 0.5
             parts.append(density_fn(unit * edge[:, None]))
-        return torch.cat(parts) if parts else torch.zeros(0)
+        return torch.cat(parts) if parts else self.density[:0]
 
     def _note_reachable(self) -> None:
         """What follows from `reachable`."""

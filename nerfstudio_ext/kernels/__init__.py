@@ -10,9 +10,9 @@ order: only the reference can be differentiated twice, the others raise `Runtime
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..errors import UserError
@@ -35,6 +35,9 @@ from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_
 from .sectors import SectorLayout, sector_color
 from .tokens import feed_forward
 from .views import AttentionWeights, FirstLayer, SourceViews, ray_differences, view_attention, view_maximum
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 __all__ = [
     "Disturbance",

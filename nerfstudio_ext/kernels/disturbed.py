@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..rays import Rays, Samples
 from .checks import check_shape
 from .dispatch import call
 from .fused import FieldTensors, Occupancy, StepOptions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 CONTIGUOUS = 0.01
 """Two samples are neighbours when the gap between them is below this share of the first one's length."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..rays import RayOutputs, Rays
 from .dispatch import call, resolve
 from .layouts import GridLayout, Marching
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 
 @dataclass(frozen=True)

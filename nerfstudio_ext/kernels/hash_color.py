@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from .checks import check_shape
 from .dispatch import call
 from .layouts import GridLayout
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 MAX_BANDS = 4
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int64
 
 HASH_PRIMES = (1, 2654435761, 805459861)
 """Factors of the three cell coordinates; modulo 2^32 arithmetic, combined with xor."""

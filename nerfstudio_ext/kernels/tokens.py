@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from .checks import check_shape
 from .dispatch import call
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def feed_forward(

@@ -8,13 +8,16 @@ begin with; the maps come with the first linear layer applied, which commutes wi
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_shape
 from .dispatch import call
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

@@ -42,18 +42,23 @@ class MethodEntry:
         config: Its frozen config dataclass; every field has a default.
         build: `build(config, meta, seed=...)` makes an untrained method on the CPU.
         is_trainable: Whether `nsx train` offers it.
+        devices: Types of device it runs on.
     """
 
     name: str
     config: type
     build: Callable[..., Method]
     is_trainable: bool = True
+    devices: tuple[str, ...] = ("cpu",)
 
 
 @functools.cache
 def known_methods() -> dict[str, MethodEntry]:
     """All methods by name, ours first; an outside package cannot replace one of ours."""
-    found = {"ngp": MethodEntry("ngp", NgpConfig, Ngp), "aug": MethodEntry("aug", AugConfig, Aug)}
+    found = {
+        "ngp": MethodEntry("ngp", NgpConfig, Ngp, devices=("cpu", "cuda")),
+        "aug": MethodEntry("aug", AugConfig, Aug),
+    }
     found["gnt"] = MethodEntry("gnt", GntConfig, Gnt)
     found["marked"] = MethodEntry("marked", MarkedConfig, _build_marked, is_trainable=False)
     for point in entry_points(group="nerfstudio_ext.methods"):
@@ -77,10 +82,41 @@ def build(config: object, meta: SceneMeta, *, seed: int = 0, device: torch.devic
         config: A `MethodConfig`.
         meta: The scene's cameras, box and background; no pixels are needed.
         seed: Seeds all of the method's random generators.
-        device: Where its tensors live.
+        device: Where its tensors live; "auto" takes the fastest that the method and the machine have.
+    Raises:
+        UserError: if the machine or the method cannot do it.
     """
+    device = device_for(config, device)
     method = known_methods()[method_name(config)].build(config, meta, seed=seed)
     return method.to(device) if isinstance(method, nn.Module) else method
+
+
+def device_for(config: object, wanted: torch.device | str) -> torch.device:
+    """The device to use where `wanted` was asked for: a device, or "auto".
+
+    Raises:
+        UserError: if there is no such device, or the method does not run there.
+    """
+    name = method_name(config)
+    can_use_gpu = "cuda" in known_methods()[name].devices
+    if str(wanted) == "auto":
+        return torch.device("cuda" if can_use_gpu and torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type != "cpu" and device.type not in known_methods()[name].devices:
+        raise UserError(f"{name} runs on the CPU only", where=f"--device {device}", fix="Use --device cpu or auto")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        built = "this torch is built for CUDA" if torch.version.cuda else "this torch is a CPU build"
+        raise UserError(
+            f"torch finds no CUDA device ({built} {torch.version.cuda or ''}".rstrip() + ")",
+            where=f"--device {device}",
+            fix="Use --device cpu, or install a CUDA build of torch and a driver that fits it",
+        )
+    return device
+
+
+def for_device(config: Any, device: torch.device) -> Any:
+    """A config with what was left at its default chosen for a device; most are the same on all."""
+    return config.for_device(device) if hasattr(config, "for_device") else config
 
 
 def _build_marked(config: MarkedConfig, meta: SceneMeta, *, seed: int = 0) -> Method:

@@ -22,8 +22,12 @@ from ..scenes.pixel_sampler import PixelBatch
 from .protocol import ParamGroup
 
 RAYS_RANGE = (256, 16384)
+CUDA_RAYS_STEP = 256
+"""On CUDA devices batches come in multiples of so many rays: a graph is captured for each size."""
 RAYS_PER_CALL = 2048
 """Some 5 ms of work on two cores: a new camera interrupts a picture between two calls."""
+CUDA_RAYS_PER_CALL = 1 << 22
+"""Whole pictures: a new camera interrupts the kernel itself."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,18 @@ class NgpConfig:
     """Colour behind the rays in training: random keeps empty space transparent."""
     backend: str = "auto"
     """Kernel back end: auto, reference, cpu or cuda."""
+    deterministic: bool = False
+    """Bit-equal training on CUDA devices too, at some cost; on the CPU it always is."""
+
+    def for_device(self, device: torch.device) -> NgpConfig:
+        """These settings with those at their default, which suits two CPU cores, chosen for a device instead."""
+        if device.type != "cuda":
+            return self
+        default = NgpConfig()
+        better = {"n_levels": 16, "log2_table": 19, "finest_resolution": 2048, "samples_per_batch": 1 << 18}
+        return dataclasses.replace(
+            self, **{name: value for name, value in better.items() if getattr(self, name) == getattr(default, name)}
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +140,7 @@ class Ngp(nn.Module):
         distortion = config.distortion if config.distortion is not None else (0.0 if scale == 1 else 0.003)
         near_fade = config.near_fade if config.near_fade is not None else 0.5 * _mean_distance(meta) * (scale > 1)
         stop = config.stop_transmittance if config.stop_transmittance is not None else (1e-4 if scale == 1 else 1e-2)
-        self.options = StepOptions(self.marching, stop, config.huber, distortion, near_fade)
+        self.options = StepOptions(self.marching, stop, config.huber, distortion, near_fade, config.deterministic)
         self.n_rays = RAYS_RANGE[0]
         self._space: object | None = None
         self._stats: dict[str, float] = {}
@@ -162,14 +178,14 @@ class Ngp(nn.Module):
         target = batch.rgb
         if batch.alpha is not None:
             target = background + batch.alpha[:, None] * (target - background)
-        jitter = torch.rand(len(rays), generator=self.generator)
+        jitter = torch.rand(len(rays), generator=self.generator).to(rays.rays_o.device)
         return StepInputs(self.clipped(rays), jitter, target, background, self._options_at(step))
 
     def after_step(self, step: int) -> None:
         """Refresh the occupancy where its schedule says so."""
         self.occupancy.update(step, self.field.density, self.generator)
 
-    @rays_at_a_time(RAYS_PER_CALL)
+    @rays_at_a_time(RAYS_PER_CALL, cuda=CUDA_RAYS_PER_CALL)
     def render_rays(self, rays: Rays) -> RayOutputs:
         """Evaluate rays with the present weights."""
         return _render(self.field.tensors(), self.occupancy.occupancy(), self.marching, self.clipped(rays))
@@ -181,7 +197,7 @@ class Ngp(nn.Module):
         field = dataclasses.replace(live, **{name: getattr(live, name).detach().clone() for name in names})
         occupancy = kernels.Occupancy(self.occupancy.bits.clone(), self.occupancy.grid_size)
 
-        @rays_at_a_time(RAYS_PER_CALL)
+        @rays_at_a_time(RAYS_PER_CALL, cuda=CUDA_RAYS_PER_CALL)
         def render(rays: Rays) -> RayOutputs:
             return _render(field, occupancy, self.marching, self.clipped(rays))
 
@@ -198,17 +214,17 @@ class Ngp(nn.Module):
         def occupied(rays: Rays) -> Tensor:
             samples = marched(rays)
             lengths = samples.t_ends - samples.t_starts
-            return torch.zeros(len(rays)).index_add_(0, samples.ray_indices, lengths)
+            return torch.zeros_like(rays.t_min).index_add_(0, samples.ray_indices, lengths)
 
         return {"sample cost": lambda rays: marched(rays).packed_info[:, 1].float(), "occupancy": occupied}
 
     def warm_up(self) -> None:
         """Compile or load the kernels of training, rendering and occupancy; changes no state."""
         rays = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.full((1,), torch.inf))
-        white = torch.ones(1, 3)
+        rays, white = rays.to(self.aabb.device), torch.ones_like(self.aabb[None, :3])
         kernels.field_step(
-            self.field.tensors(), self.clipped(rays), torch.zeros(1), white, white, self.occupancy.occupancy(),
-            self.options, 64, backend=self.config.backend,
+            self.field.tensors(), self.clipped(rays), torch.zeros_like(white[:, 0]), white, white,
+            self.occupancy.occupancy(), self.options, 64, backend=self.config.backend,
         )  # fmt: skip
         self.render_rays(rays)
         self.density(white)
@@ -261,15 +277,19 @@ class Ngp(nn.Module):
     def _backgrounds(self, n_rays: int, batch: PixelBatch) -> Tensor:
         kind = self.config.background
         if kind in ("white", "black"):
-            return torch.full((n_rays, 3), float(kind == "white"))
-        return torch.rand(n_rays, 3, generator=self.generator)
+            return torch.full((n_rays, 3), float(kind == "white"), device=batch.rgb.device)
+        # Drawn on the CPU wherever the batch is: a run then goes on alike on either device.
+        return torch.rand(n_rays, 3, generator=self.generator).to(batch.rgb.device)
 
     def plan_next(self, n_marched: int, n_seen: int, n_dropped: int, n_rays: int) -> None:
         """Choose the size of the next batch from the samples of this one."""
         seen = max(n_seen, 1) / max(n_rays - n_dropped, 1)
         wanted = self.config.samples_per_batch / seen
         # Half way each step: the count swings when the occupancy is refreshed.
-        self.n_rays = int(min(max(math.sqrt(self.n_rays * wanted), RAYS_RANGE[0]), RAYS_RANGE[1]))
+        most = max(RAYS_RANGE[1], self.config.samples_per_batch // 2)
+        self.n_rays = int(min(max(math.sqrt(self.n_rays * wanted), RAYS_RANGE[0]), most))
+        if self.aabb.device.type == "cuda":
+            self.n_rays = self.n_rays // CUDA_RAYS_STEP * CUDA_RAYS_STEP
         self._stats = {
             "marched_per_ray": n_marched / max(n_rays, 1),
             "seen_per_ray": seen,
