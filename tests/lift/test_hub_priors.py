@@ -81,15 +81,27 @@ def test_guidance_moves_from_without_to_with_and_beyond(tiny_model):
     assert (plain - none).abs().max() > 1e-6
 
 
-def test_both_orders_of_the_two_passes_give_the_same():
+def test_all_orders_of_views_and_passes_give_the_same():
     def predict(x, t, c):
-        return x * t[:, None] + c
+        return x * t.reshape(-1, 1, 1, 1) + c.reshape(-1, 1, 1, 1)
 
-    x, t, c = torch.randn(3, 2), torch.arange(3.0), torch.randn(3, 2)
+    x, t, c = torch.randn(3, 2, 2, 2), torch.arange(3.0), torch.randn(3, 1)
     for strength in (0.0, 1.0, 7.5):
         results = [guided(predict, x, t, c, c * 0, strength, one_by_one=way) for way in (True, False)]
         torch.testing.assert_close(results[0], results[1])
-        torch.testing.assert_close(results[0], x * t[:, None] + strength * c)
+        expected = x * t.reshape(-1, 1, 1, 1) + strength * c.reshape(-1, 1, 1, 1)
+        torch.testing.assert_close(results[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_several_views_have_the_gradient_of_each_by_itself(tiny_model):
+    prior = loaded("view", tiny_model("view_model"))
+    pictures = torch.rand(2, 3, 64, 64)
+    ones, ground = torch.ones(2, 1, 64, 64), torch.zeros(2, 3)
+    together = pictures.clone().requires_grad_()
+    prior.encode(together, ones, ground).square().sum().backward()
+    single = pictures[1:].clone().requires_grad_()
+    prior.encode(single, ones[1:], ground[1:]).square().sum().backward()
+    torch.testing.assert_close(together.grad[1:], single.grad, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])

@@ -37,6 +37,7 @@ class PriorSettings:
         half_precision: Keep the weights of hub models in 16 bits.
         low_memory: Trade time for memory.
         device: Where it computes.
+        embedding: File of a word learned for Stable Diffusion; empty for none.
     """
 
     prior: str = "tiny"
@@ -46,6 +47,7 @@ class PriorSettings:
     half_precision: bool = True
     low_memory: bool = False
     device: str = "cpu"
+    embedding: str = ""
 
 
 def make_prior(settings: PriorSettings) -> Prior:

@@ -10,18 +10,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from ...errors import UserError
 
 logger = logging.getLogger(__name__)
 GB = 1e9
-_ENCODE, _DECODE, _DENOISE, _FIELD = 2.5 * GB, 4.5 * GB, 1.5 * GB, 2.5 * GB
-"""Working memory at half precision and 512 pixels: the encoder with gradients, the decoder with gradients, two passes
-of the U-Net without, and the field that renders. From counting activations, not measured."""
+_ENCODE, _DECODE, _DENOISE, _FIELD = 2.5 * GB, 4.5 * GB, 3.0 * GB, 2.5 * GB
+"""Working memory at half precision and 512 pixels: the encoder with gradients for one view, the decoder likewise, the
+U-Net for both passes of two views, and the field that renders. From counting activations, not measured."""
 _CHECKPOINTED = 0.35
 """Share of the working memory that is left when activations are computed again in the backward pass."""
-_ONE_BY_ONE = 0.55
-"""Share that the U-Net needs when its two passes follow each other and attention is sliced."""
+_ONE_BY_ONE = 0.3
+"""Share that the U-Net needs when views and passes follow each other and attention is sliced."""
 _FULL_SIDE = 512
 Result = TypeVar("Result")
 
@@ -59,24 +60,41 @@ class LatentCoder:
 
         The mean and not a draw: the noise of a draw is far below what is added next, and a run stays repeatable.
         """
-        encoded = self.vae.encode(self.resized(pictures).to(self.dtype) * 2 - 1).latent_dist.mode()
-        return self._finite(encoded, lambda: self.encode(pictures), self.factor)
+        resized = self.resized(pictures)
+
+        def encoded() -> Tensor:
+            return _one_after_another(lambda x: self.vae.encode(x).latent_dist.mode(), (resized * 2 - 1).to(self.dtype))
+
+        return self._finite(encoded) * self.factor
 
     def decode(self, latents: Float[Tensor, "V C h w"]) -> Float[Tensor, "V 3 S S"]:
         """Pictures 0..1 of latents; float32, differentiable where they are not clipped."""
-        decoded = self.vae.decode((latents / self.factor).to(self.dtype)).sample
-        return self._finite(decoded / 2 + 0.5, lambda: self.decode(latents), 1.0).clamp(0, 1)
 
-    def _finite(self, value: Tensor, again: Callable[[], Tensor], factor: float) -> Tensor:
-        """`value * factor` in float32; where half precision has overflowed the coder moves to float32 for good."""
+        def decoded() -> Tensor:
+            return _one_after_another(lambda z: self.vae.decode(z).sample, (latents / self.factor).to(self.dtype))
+
+        return (self._finite(decoded) / 2 + 0.5).clamp(0, 1)
+
+    def _finite(self, work: Callable[[], Tensor]) -> Tensor:
+        """The result in float32; where half precision overflows the coder moves to float32 for good."""
+        value = work()
         if self.dtype is torch.float16 and not bool(torch.isfinite(value).all()):
             logger.warning(
                 "the picture coder overflows at half precision: it goes on in float32, with twice the memory"
             )
             self.dtype = torch.float32
             self.vae.to(torch.float32)
-            return again()
-        return value.float() * factor
+            value = work()
+        return value.float()
+
+
+def _one_after_another(work: Callable[[Tensor], Tensor], batch: Float[Tensor, "V ..."]) -> Float[Tensor, "V ..."]:
+    """`work` on each item by itself. With gradients, activations are computed again for one item at a time in the
+    backward pass, so that memory does not grow with the number of views."""
+    items = batch.split(1)
+    if len(items) > 1 and torch.is_grad_enabled() and batch.requires_grad:
+        return torch.cat([checkpoint(work, item, use_reentrant=False, preserve_rng_state=False) for item in items])
+    return torch.cat([work(item) for item in items])
 
 
 def noise_of(

@@ -86,7 +86,7 @@ class ViewPrior:
         self.estimated_bytes = low if self.low_memory else full
         self._unet, self._projection = unet.to(self.device), projection.to(self.device)
         self._coder = LatentCoder(vae.to(self.device), self.facts.side, self.dtype)
-        self._image_encoder: Any | None = networks["image_encoder"]
+        self._image_encoder = networks["image_encoder"]
         self._preprocessing = preprocessing
         if self.low_memory:
             self._save_memory()
@@ -122,9 +122,7 @@ class ViewPrior:
 
     @torch.no_grad()
     def take_subject(self, subject: Subject) -> None:
-        """Encode the photo, over white, by CLIP and as latents; CLIP is then let go."""
-        if self._image_encoder is None:
-            raise RuntimeError("a prior takes one subject")
+        """Encode the photo, over white, by CLIP and as latents; CLIP then leaves the GPU."""
         encoder = self._image_encoder.to(self.device)
         photo = (subject.rgb * subject.alpha + (1 - subject.alpha))[None].to(self.device)
         pixels = normalised(photo, int(encoder.config.image_size), *self._preprocessing)
@@ -132,7 +130,7 @@ class ViewPrior:
         # These models were trained with the photo's latents as the coder gives them, without the usual scaling.
         self._photo: Float[Tensor, "1 C h w"] = self._coder.encode(photo) / self._coder.factor
         self._taken_from = subject.view
-        self._image_encoder = None
+        encoder.to("cpu")
 
     def encode(
         self, rgb: Float[Tensor, "V 3 H W"], alpha: Float[Tensor, "V 1 H W"], background: Float[Tensor, "V 3"]
