@@ -76,12 +76,15 @@ CompositeBackward = _struct(
     d_depth=_P, d_alpha=_P, d_sigmas=_P, d_rgbs=_P, d_starts=_P, d_ends=_P,
 )  # fmt: skip
 RayBox = _struct("RayBox", origins=_P, directions=_P, box=_P, n_rays=_U, t_min=_P, t_max=_P)
+HashEncode = _struct(
+    "HashEncode", grid=HashGrid, x_unit=_P, n=_U, features=_P, d_features=_P, table_gradients=_P, position_gradients=_P
+)
 
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     RayList, Bits, Lattice, SampleList, HashGrid, FieldView, MarchCount, ScanCounts, MarchWrite, FieldForward,
     FieldDensity, StepLoss, ListSeen, FieldBackward, ReduceNetworks, GridBackward, PackNetworks, CastTable, Adam,
     AdamClock, CountBad, RenderFused, OccRefresh, OccPack, OccSelect, TableToFloat, Composite, CompositeBackward,
-    RayBox,
+    RayBox, HashEncode,
 )  # fmt: skip
 """All of them, for the test that compares their sizes with the compiler's."""
 
@@ -95,6 +98,7 @@ KERNELS: dict[str, dict[str, type[ctypes.Structure]]] = {
     "adam.cu": {"cast_table": CastTable, "count_bad": CountBad, "adam_clock": AdamClock, "adam": Adam},
     "render.cu": {"render_fused": RenderFused},
     "rays.cu": {"ray_box": RayBox, "composite": Composite, "composite_backward": CompositeBackward},
+    "hash.cu": {"hash_forward": HashEncode, "hash_backward": HashEncode, "hash_positions": HashEncode},
     "occupancy.cu": {
         "occ_decay": OccRefresh, "occ_raise": OccRefresh, "occ_pack": OccPack, "occ_population": OccSelect,
         "occ_select": OccSelect,

@@ -12,9 +12,9 @@ from nerfstudio_ext import kernels
 from nerfstudio_ext.kernels import cuda_params
 from nerfstudio_ext.rays import Samples
 
-from .cases import CASES, make_samples, relative_error
+from .cases import CASES, grid_layout, make_samples, relative_error
 from .cuda_on_host import host_kernels, missing
-from .cuda_on_host.scene import address, make_view, poisoned
+from .cuda_on_host.scene import address, grid_of, make_view, poisoned
 from .tolerances import TOLERANCES
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"CUDA kernels on the CPU: {missing()}")
@@ -127,6 +127,32 @@ def _by_kernels(samples: Samples, sigmas: Tensor, rgbs: Tensor, cotangents: dict
     )
     library.launch("composite_backward", arguments, -(-n // 4), 128)
     return found | {f"grad {name}": gradient for name, gradient in gradients.items()}
+
+
+@pytest.mark.parametrize("n, features", [(1, 2), (127, 2), (31, 4), (31, 1)])
+def test_hash_encodings_match_the_reference(n: int, features: int) -> None:
+    case = CASES["hash_encode"](n, torch.Generator().manual_seed(6))
+    layout = replace(grid_layout(), n_features=features)
+    generator = torch.Generator().manual_seed(7)
+    x_unit, table = case.tensors["x_unit"], torch.randn(layout.n_rows, features, generator=generator)
+    x_unit[::8, 1] = 1.5
+    cotangent = torch.randn(n, layout.n_outputs, generator=generator)
+    leaves = [x_unit.double().requires_grad_(), table.double().requires_grad_()]
+    truth = kernels.hash_encode(*leaves, layout, backend="reference")
+    d_x, d_table = torch.autograd.grad((truth * cotangent).sum(), leaves)
+    found, d_positions = poisoned(n + 1, layout.n_outputs), poisoned(n + 1, 3)
+    d_rows = torch.zeros_like(table)
+    arguments = cuda_params.HashEncode(
+        grid_of(layout, table), address(x_unit), n, address(found), address(cotangent), address(d_rows),
+        address(d_positions),
+    )  # fmt: skip
+    library = host_kernels("hash.cu", (f"-DLEVELS={layout.n_levels}", f"-DFEATURES={features}"))
+    for kernel in ("hash_forward", "hash_backward", "hash_positions"):
+        library.launch(kernel, arguments, 3, 128)
+    assert found[-1].isnan().all() and d_positions[-1].isnan().all()
+    pairs = {"features": (found[:-1], truth.detach()), "grad table": (d_rows, d_table)}
+    for name, (value, expected) in (pairs | {"grad x_unit": (d_positions[:-1], d_x)}).items():
+        assert relative_error(value, expected) <= TOLERANCES["hash_encode", name].bound, name
 
 
 def test_views_have_rays_that_miss() -> None:

@@ -280,6 +280,7 @@ KERNEL __launch_bounds__(256) reduce_networks(const GRID_CONSTANT ReduceNetworks
     const u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= N_PARTIALS) return;
     float sum = 0.f;
+#pragma unroll 8
     for (u32 block = 0; block < p.n_blocks; block++) sum += p.partials[(u64)block * N_PARTIALS + at];
     p.gradients[at] = sum * p.inverse_loss_scale;
 }

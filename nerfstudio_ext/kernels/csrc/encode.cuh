@@ -61,6 +61,20 @@ __device__ __forceinline__ float corner_weight(const Cell &cell, int c) {
     return x * y * z;
 }
 
+// Slope, per cell, of the interpolation of `values` at the corners.
+__device__ __forceinline__ void slope_of(float (&slope)[3], const Cell &cell, const float (&values)[8]) {
+    slope[0] = slope[1] = slope[2] = 0.f;
+#pragma unroll
+    for (int c = 0; c < 8; c++) {
+        const float x = c & 1 ? cell.fraction[0] : 1.f - cell.fraction[0];
+        const float y = c & 2 ? cell.fraction[1] : 1.f - cell.fraction[1];
+        const float z = c & 4 ? cell.fraction[2] : 1.f - cell.fraction[2];
+        slope[0] += (c & 1 ? values[c] : -values[c]) * y * z;
+        slope[1] += (c & 2 ? values[c] : -values[c]) * x * z;
+        slope[2] += (c & 4 ? values[c] : -values[c]) * x * y;
+    }
+}
+
 __device__ __forceinline__ void unpack(float *value, u32 pair) { value[0] = low_of(pair), value[1] = high_of(pair); }
 
 // Features of two rows of the half-precision table that are neighbours in x. Half of all such rows are the two of an aligned

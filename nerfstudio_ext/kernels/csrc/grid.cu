@@ -1,7 +1,7 @@
 // Gradients of the hash grid from those of the features: scattered into the table, or summed to that of the position.
 //
 // A warp takes 32 samples and 8 features of each (16 bytes of gradient), so that the level is the same in all lanes.
-#include "encode.cuh"
+#include "scatter.cuh"
 
 constexpr u32 CHUNKS = FEATURE_WIDTH / 8;
 constexpr int LEVELS_OF_CHUNK = 8 / FEATURES;
@@ -27,63 +27,6 @@ __device__ __forceinline__ void find_position(float (&x_unit)[3], const GridBack
         const float d = p.rays.directions[3 * r + axis];
         x_unit[axis] = to_unit(exact_add(p.rays.origins[3 * r + axis], exact_multiply(middle, d)), p.unit_scale);
     }
-}
-
-#ifdef DETERMINISTIC
-// Whole numbers add up to the same whatever their order. `table_gradients` is [rows, FEATURES] of 64 bits here, still times
-// the loss scale; `table_to_float` makes the gradient of it.
-constexpr float FIXED_UNITS = 4294967296.f, FIXED_LIMIT = 2.3e18f;  // 2^32; about 2^61, with room for a sum of four
-
-__device__ __forceinline__ void add_row(float *table, u32 row, const float (&values)[FEATURES]) {
-    u64 *at = (u64 *)table + (u64)row * FEATURES;
-#pragma unroll
-    for (int f = 0; f < FEATURES; f++) {
-        const float units = values[f] * FIXED_UNITS;
-        // What does not fit, or is no number, is made so large that `table_to_float` tells.
-        const i64 fixed = fabsf(units) <= FIXED_LIMIT ? (i64)units : (i64)FIXED_LIMIT;
-        if (fixed != 0) atomicAdd(at + f, (u64)fixed);
-    }
-}
-#else
-__device__ __forceinline__ void add_row(float *table, u32 row, const float (&values)[FEATURES]) {
-    float *at = table + (u64)row * FEATURES;
-    if constexpr (FEATURES == 1) {
-        atomicAdd(at, values[0]);
-    } else if constexpr (FEATURES == 2) {
-        add_to_2(at, values[0], values[1]);
-    } else {
-#pragma unroll
-        for (int f = 0; f < FEATURES; f += 4) add_to_4(at + f, values[f], values[f + 1], values[f + 2], values[f + 3]);
-    }
-}
-#endif
-
-// Adds to two rows that are neighbours in x: in one go where they are the two of an aligned pair, as half of them are.
-__device__ __forceinline__ void add_rows(
-    float *table, u32 row0, u32 row1, const float (&first)[FEATURES], const float (&second)[FEATURES]
-) {
-#ifndef DETERMINISTIC
-    if constexpr (FEATURES == 2) {
-        if ((row0 ^ row1) == 1u) {
-            const bool is_upper = row0 & 1u;
-            add_to_4(
-                table + (u64)(row0 & ~1u) * 2, is_upper ? second[0] : first[0], is_upper ? second[1] : first[1],
-                is_upper ? first[0] : second[0], is_upper ? first[1] : second[1]
-            );
-            return;
-        }
-    }
-#endif
-    add_row(table, row0, first);
-    add_row(table, row1, second);
-}
-
-KERNEL __launch_bounds__(256) table_to_float(const GRID_CONSTANT TableToFloat p) {
-    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= p.n) return;
-    const double units = (double)p.fixed[i];
-    const bool is_sound = units < 1e18 && units > -1e18;  // else infinity: the check of the step is to see it
-    p.gradients[i] = is_sound ? (float)(units / 4294967296.0) * p.inverse_loss_scale : __int_as_float(0x7f800000);
 }
 
 // Sums `value` over runs of lanes; `starts` has a bit where a run begins. Right in the last lane of each run.
@@ -172,23 +115,18 @@ KERNEL __launch_bounds__(128, 8) grid_positions(const GRID_CONSTANT GridBackward
                 if (level >= LEVELS) continue;
                 Cell cell;
                 find_cell(cell, p.grid, level, x_unit);
-                const float *w = cell.fraction;
-                float slope[3] = {0.f, 0.f, 0.f}, rows[8][FEATURES];
+                float slope[3], along[8], rows[8][FEATURES];
 #pragma unroll
                 for (int c = 0; c < 8; c += 2) {
                     load_rows(rows[c], rows[c + 1], p.grid.table, cell.row[c], cell.row[c + 1]);
                 }
 #pragma unroll
                 for (int c = 0; c < 8; c++) {
-                    float along = 0.f;
+                    along[c] = 0.f;
 #pragma unroll
-                    for (int f = 0; f < FEATURES; f++) along += rows[c][f] * row.values[i * FEATURES + f];
-                    const float x = c & 1 ? w[0] : 1.f - w[0], y = c & 2 ? w[1] : 1.f - w[1];
-                    const float z = c & 4 ? w[2] : 1.f - w[2];
-                    slope[0] += (c & 1 ? along : -along) * y * z;
-                    slope[1] += (c & 2 ? along : -along) * x * z;
-                    slope[2] += (c & 4 ? along : -along) * x * y;
+                    for (int f = 0; f < FEATURES; f++) along[c] += rows[c][f] * row.values[i * FEATURES + f];
                 }
+                slope_of(slope, cell, along);
 #pragma unroll
                 for (int axis = 0; axis < 3; axis++) total[axis] += p.grid.scales[level] * slope[axis];
             }
@@ -200,4 +138,13 @@ KERNEL __launch_bounds__(128, 8) grid_positions(const GRID_CONSTANT GridBackward
                 is_free ? total[axis] * p.unit_scale * p.inverse_loss_scale : 0.f;
         }
     }
+}
+
+// What was summed in whole numbers, as the gradient it stands for.
+KERNEL __launch_bounds__(256) table_to_float(const GRID_CONSTANT TableToFloat p) {
+    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= p.n) return;
+    const double units = (double)p.fixed[i];
+    const bool is_sound = units < 1e18 && units > -1e18;  // else infinity: the check of the step is to see it
+    p.gradients[i] = is_sound ? (float)(units / 4294967296.0) * p.inverse_loss_scale : __int_as_float(0x7f800000);
 }

@@ -266,3 +266,14 @@ struct RayBox {
     u32 n_rays;
     float *t_min, *t_max;  // [R] out
 };
+
+// The operation `hash_encode` in float.
+struct HashEncode {
+    HashGrid grid;              // its table holds floats
+    const float *x_unit;        // [n,3]
+    u32 n;
+    float *features;            // [n, LEVELS * FEATURES] out of hash_forward
+    const float *d_features;    // [n, LEVELS * FEATURES], into hash_backward and hash_positions
+    float *table_gradients;     // [rows, FEATURES], added to by hash_backward; i64 when compiled with DETERMINISTIC
+    float *position_gradients;  // [n,3] out of hash_positions
+};

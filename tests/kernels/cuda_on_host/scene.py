@@ -54,6 +54,18 @@ def make_field(
     )  # fmt: skip
 
 
+def grid_of(layout: GridLayout, table: Tensor) -> ctypes.Structure:
+    """A hash grid as an argument."""
+    dense = sum(1 << level for level, is_dense in enumerate(layout.is_dense) if is_dense)
+    n = layout.n_levels
+    spare = cuda_params.MAX_LEVELS - n
+    return cuda_params.HashGrid(
+        address(table), 2**layout.log2_table - 1, dense, (ctypes.c_float * 16)(*layout.scales, *[0.0] * spare),
+        (ctypes.c_uint32 * 16)(*(resolution + 1 for resolution in layout.resolutions), *[0] * spare),
+        (ctypes.c_uint32 * 16)(*layout.offsets[:n], *[0] * spare),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class HostField:
     """A field packed by `cast_table` and `pack_networks`; keeps the memory its `view` points to."""
@@ -67,16 +79,7 @@ class HostField:
     @property
     def grid(self) -> ctypes.Structure:
         """The hash grid as an argument."""
-        layout = self.field.layout
-        dense = sum(1 << level for level, is_dense in enumerate(layout.is_dense) if is_dense)
-        n = layout.n_levels
-        spare = cuda_params.MAX_LEVELS - n
-        return cuda_params.HashGrid(
-            address(self.half_table), 2**layout.log2_table - 1, dense,
-            (ctypes.c_float * 16)(*layout.scales, *[0.0] * spare),
-            (ctypes.c_uint32 * 16)(*(resolution + 1 for resolution in layout.resolutions), *[0] * spare),
-            (ctypes.c_uint32 * 16)(*layout.offsets[:n], *[0] * spare),
-        )  # fmt: skip
+        return grid_of(self.field.layout, self.half_table)
 
     @property
     def view(self) -> ctypes.Structure:
