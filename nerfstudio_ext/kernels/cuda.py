@@ -1,4 +1,4 @@
-"""The operations on CUDA devices that are no part of a field: marching and occupancy; arguments as in `reference`."""
+"""The operations on CUDA devices that are no part of a field: boxes, marching, compositing, occupancy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ..rays import Rays, Samples
+from ..rays import RayOutputs, Rays, Samples
 from . import cuda_params
 from .cuda_arguments import bits_of, contiguous_rays, lattice_of, ray_list
 from .cuda_launch import floats, launcher, longs, words
@@ -17,6 +18,73 @@ from .layouts import Marching
 NO_LIMIT = 0xFFFFFFFF
 _MOST = 0x7FFFFFFF
 """Samples of one call: their numbers must fit 31 bits."""
+
+
+def ray_aabb(rays_o: Tensor, rays_d: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:
+    """See `kernels.ray_aabb`."""
+    origins, directions, box = (tensor.detach().contiguous() for tensor in (rays_o, rays_d, aabb))
+    t_min, t_max = (torch.empty(len(origins), device=origins.device) for _ in range(2))
+    addresses = floats(origins), floats(directions), floats(box)
+    arguments = cuda_params.RayBox(*addresses, len(origins), floats(t_min), floats(t_max))
+    launcher(origins.device)("ray_box", arguments, len(origins))
+    return t_min, t_max
+
+
+def weights_of(sigmas: Tensor, samples: Samples) -> Tensor:
+    """See `kernels.weights_of`."""
+    weights: Tensor = _Composite.apply(sigmas, None, samples.t_starts, samples.t_ends, samples.packed_info)
+    return weights
+
+
+def composite(sigmas: Tensor, rgbs: Tensor, samples: Samples, n_rays: int) -> RayOutputs:
+    """See `kernels.composite`."""
+    return RayOutputs(*_Composite.apply(sigmas, rgbs, samples.t_starts, samples.t_ends, samples.packed_info))
+
+
+class _Composite(torch.autograd.Function):
+    """Colours, distances and opacities of rays; without colours the weights of the samples instead."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, sigmas: Tensor, rgbs: Tensor | None, t_starts: Tensor, t_ends: Tensor, packed_info: Tensor
+    ) -> Tensor | tuple[Tensor, ...]:
+        sigmas, t_starts, t_ends, packed_info = (t.contiguous() for t in (sigmas, t_starts, t_ends, packed_info))
+        rgbs = None if rgbs is None else rgbs.contiguous()
+        ctx.save_for_backward(sigmas, rgbs, t_starts, t_ends, packed_info)
+        n_rays, device = len(packed_info), sigmas.device
+        common = _addresses(sigmas, rgbs, t_starts, t_ends, packed_info)
+        if rgbs is None:
+            weights = torch.empty_like(sigmas)
+            arguments = cuda_params.Composite(*common, n_rays, floats(weights), None, None, None)
+            launcher(device)("composite", arguments, n_rays)
+            return weights
+        rgb, depth, alpha = (torch.empty(shape, device=device) for shape in ((n_rays, 3), (n_rays,), (n_rays,)))
+        arguments = cuda_params.Composite(*common, n_rays, None, floats(rgb), floats(depth), floats(alpha))
+        launcher(device)("composite", arguments, n_rays)
+        return rgb, depth, alpha
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        sigmas, rgbs, t_starts, t_ends, packed_info = ctx.saved_tensors
+        given = tuple(gradient.contiguous() for gradient in given)
+        cotangents = (floats(given[0]), None, None, None) if rgbs is None else (None, *map(floats, given))
+        _, needs_rgbs, needs_starts, needs_ends, _ = ctx.needs_input_grad
+        d_sigmas = torch.empty_like(sigmas)
+        d_rgbs = torch.empty_like(rgbs) if needs_rgbs else None
+        d_starts = torch.empty_like(t_starts) if needs_starts else None
+        d_ends = torch.empty_like(t_ends) if needs_ends else None
+        common, n_rays = _addresses(sigmas, rgbs, t_starts, t_ends, packed_info), len(packed_info)
+        outputs = (floats(d_sigmas), floats(d_rgbs), floats(d_starts), floats(d_ends))
+        arguments = cuda_params.CompositeBackward(*common, n_rays, *cotangents, *outputs)
+        launcher(sigmas.device)("composite_backward", arguments, n_rays)
+        return d_sigmas, d_rgbs, d_starts, d_ends, None
+
+
+def _addresses(
+    sigmas: Tensor, rgbs: Tensor | None, t_starts: Tensor, t_ends: Tensor, packed_info: Tensor
+) -> tuple[int | None, ...]:
+    return floats(sigmas), floats(rgbs), floats(t_starts), floats(t_ends), longs(packed_info)
 
 
 def march(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..rays import Rays
 from . import cuda_params
-from .cuda_launch import Launcher, floats, longs, sizes_of, words
+from .cuda_launch import Launcher, floats, launcher, longs, sizes_of, words
 from .cuda_params import MAX_LEVELS
 from .cuda_sizes import FieldSizes
 from .fused import FieldTensors, Occupancy
@@ -21,12 +21,13 @@ HALF_WORDS = torch.int32
 
 
 def shape_of(field: FieldTensors) -> FieldSizes:
-    """Sizes of a field.
+    """Sizes of a field, as its device can run it.
 
     Raises:
         UserError: if the kernels cannot be built for them.
     """
-    return sizes_of(field.layout.n_levels, field.layout.n_features, field.d1.shape[1], field.c1.shape[1])
+    sizes = sizes_of(field.layout.n_levels, field.layout.n_features, field.d1.shape[1], field.c1.shape[1])
+    return launcher(field.table.device).fitted(sizes)
 
 
 def contiguous_rays(rays: Rays) -> Rays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Mapping
@@ -47,11 +48,11 @@ class Entry:
 
     Attributes:
         file: Source file.
-        threads: Threads per block.
+        threads: Threads per block; 0 where `plan` says.
         items: Work items per block; 0 for kernels that loop over a count they read on the device.
         per_processor: Most blocks per multiprocessor; 0 for as many as the items need.
-        is_shaped: Whether it is compiled for a `FieldSizes`.
-        shared: Name of the size that says how much dynamic shared memory it needs.
+        is_shaped: Whether it is compiled for the sizes of a field.
+        plan: For kernels with large shared memory: "forward", "render" or "backward", see `Launcher.plan`.
     """
 
     file: str
@@ -59,27 +60,31 @@ class Entry:
     items: int = 0
     per_processor: int = 0
     is_shaped: bool = False
-    shared: str = ""
+    plan: str = ""
 
 
 ENTRIES: Mapping[str, Entry] = {
     "march_count": Entry("march.cu", 128, 128),
     "scan_counts": Entry("march.cu", 1024),
     "march_write": Entry("march.cu", 128, 128),
-    "field_forward": Entry("field.cu", 128, 0, 8, True, "forward_shared"),
-    "field_density": Entry("field.cu", 128, 128, 8, True, "forward_shared"),
+    "field_forward": Entry("field.cu", 0, is_shaped=True, plan="forward"),
+    "field_density": Entry("field.cu", 0, is_shaped=True, plan="forward"),
     "step_loss": Entry("composite.cu", 128, 4),
     "list_seen": Entry("composite.cu", 128, 4),
-    "field_backward": Entry("backward.cu", 256, 0, 1, True, "backward_shared"),
+    "field_backward": Entry("backward.cu", 0, is_shaped=True, plan="backward"),
     "reduce_networks": Entry("backward.cu", 256, 256, 0, True),
     "pack_networks": Entry("pack.cu", 256, 256, 0, True),
     "cast_table": Entry("adam.cu", 256, 512),
-    "grid_backward": Entry("grid.cu", 128, 0, 16, True),
-    "grid_positions": Entry("grid.cu", 128, 0, 16, True),
+    "grid_backward": Entry("grid.cu", 128, 0, 10, True),
+    "grid_positions": Entry("grid.cu", 128, 0, 10, True),
+    "table_to_float": Entry("grid.cu", 256, 256, 0, True),
+    "ray_box": Entry("rays.cu", 256, 256),
+    "composite": Entry("rays.cu", 128, 4),
+    "composite_backward": Entry("rays.cu", 128, 4),
     "count_bad": Entry("adam.cu", 256, 256, 8),
-    "adam_clock": Entry("adam.cu", 1),
+    "adam_clock": Entry("adam.cu", 32),
     "adam": Entry("adam.cu", 256, 512),
-    "render_fused": Entry("render.cu", 128, 128, 5, True, "forward_shared"),
+    "render_fused": Entry("render.cu", 0, is_shaped=True, plan="render"),
     "occ_decay": Entry("occupancy.cu", 256, 256),
     "occ_raise": Entry("occupancy.cu", 256, 256),
     "occ_pack": Entry("occupancy.cu", 256, 8),
@@ -121,7 +126,10 @@ class Launcher:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.processors = torch.cuda.get_device_properties(device).multi_processor_count
+        properties = torch.cuda.get_device_properties(device)
+        self.processors = properties.multi_processor_count
+        self.shared_per_block = properties.shared_memory_per_block_optin
+        self.shared_per_processor = properties.shared_memory_per_multiprocessor
         self._kernels: dict[tuple[str, FieldSizes | None, bool], Launchable] = {}
 
     def load(self, name: str, shape: FieldSizes | None, deterministic: bool) -> Launchable:
@@ -151,15 +159,31 @@ class Launcher:
         kernel = self._kernels.get(key)
         if kernel is None:
             kernel = self._kernels[key] = self.load(*key)
-        shared = int(getattr(shape, entry.shared)) if entry.shared else 0
-        kernel(self.blocks(entry, n), entry.threads, arguments, shared_bytes=shared)
+        blocks, threads, shared = self.plan(entry, n, shape)
+        kernel(blocks, threads, arguments, shared_bytes=shared)
 
-    def blocks(self, entry: Entry, n: int | None) -> int:
-        """Blocks for so many items."""
-        if n is None:
-            return self.processors * entry.per_processor if entry.per_processor else 1
-        needed = -(-n // entry.items)
-        return min(needed, self.processors * entry.per_processor) if entry.per_processor else needed
+    def plan(self, entry: Entry, n: int | None, shape: FieldSizes | None) -> tuple[int, int, int]:
+        """Blocks, threads per block and bytes of dynamic shared memory for so many items."""
+        if not entry.plan:
+            if n is None:
+                return max(self.processors * entry.per_processor, 1), entry.threads, 0
+            needed = -(-n // entry.items)
+            most = self.processors * entry.per_processor
+            return min(needed, most) if most else needed, entry.threads, 0
+        assert shape is not None, f"{entry.file} depends on the sizes of a field"
+        if entry.plan == "backward":
+            return self.processors, 32 * shape.backward_warps, shape.backward_shared
+        choose = shape.forward_launch if entry.plan == "forward" else shape.render_launch
+        chosen = choose(self.shared_per_block, self.shared_per_processor)
+        # A second wave of blocks that loop would share the work unevenly.
+        most = self.processors * chosen.per_processor
+        return most if n is None else min(most, -(-n // chosen.threads)), chosen.threads, chosen.shared
+
+    def fitted(self, shape: FieldSizes) -> FieldSizes:
+        """The sizes with as many warps in the backward pass as the device's shared memory holds."""
+        while shape.backward_shared > self.shared_per_block and shape.backward_warps > 1:
+            shape = dataclasses.replace(shape, backward_warps=shape.backward_warps // 2)
+        return shape
 
 
 _launchers: dict[torch.device, Launcher] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,11 @@ class StepMemory:
         self.n_bad = torch.zeros(1, dtype=HALF_WORDS, device=device)
         self.figures = torch.zeros(8, dtype=torch.float64, device=device)
         self.loss = torch.zeros((), device=device)
+
+    @functools.cached_property
+    def fixed(self) -> Tensor:
+        """Sums of the table's gradient as whole numbers, whose order does not matter: for deterministic steps."""
+        return torch.zeros(self.table_gradients.shape, dtype=torch.int64, device=self.table_gradients.device)
 
     def take(self, rays: Rays, jitter: Tensor, target: Tensor, background: Tensor) -> None:
         """Copy a batch in."""

@@ -1,4 +1,8 @@
-"""Fields in the form the kernels read, remembered while the full-precision tensors stay as they are."""
+"""Fields in the form the kernels read, remembered while the full-precision tensors stay as they are.
+
+Tensors that are being trained are converted at every call: fused optimisers change them without telling. By its bytes
+that is some 20 microseconds for the largest table.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ _lock = threading.Lock()
 
 
 def prepared(field: FieldTensors) -> HalfField:
-    """The half-precision form of a field's present values; converted again only when a tensor was modified."""
+    """The half-precision form of a field's present values."""
     field = _contiguous(field)
     with _lock:
         # The addresses of tensors that are gone may belong to others now: only live references count.
@@ -50,8 +54,8 @@ def prepared(field: FieldTensors) -> HalfField:
 
 
 def _versions(field: FieldTensors) -> tuple[int, ...]:
-    """How often each tensor was modified in place; empty where nobody counts."""
-    if any(tensor.is_inference() for tensor in field.tensors):
+    """How often each tensor was modified in place; empty where that is not known."""
+    if any(tensor.is_inference() or tensor.requires_grad for tensor in field.tensors):
         return ()
     return tuple(tensor._version for tensor in field.tensors)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..rays import Rays
 from . import cuda_params
 from .cuda_arguments import HalfField, bits_of, lattice_of, ray_list
-from .cuda_launch import Launcher, floats, launcher, words
+from .cuda_launch import Launcher, floats, launcher, longs, words
 from .cuda_memory import Room, StepMemory
 from .fused import FieldTensors, Occupancy, StepOptions
 
@@ -88,17 +88,27 @@ def queue_step(
     launch("field_backward", _backward_arguments(m, half, rays, scale), None, half.shape)
     sums = cuda_params.ReduceNetworks(floats(m.partials), m.n_blocks, 1 / scale, floats(m.network_gradients))
     launch("reduce_networks", sums, len(m.network_gradients), half.shape)
-    m.table_gradients.zero_()
-    grid = cuda_params.GridBackward(
-        half.grid(), rays, m.samples(), words(m.seen), words(m.seen_totals), words(m.feature_gradients),
-        half.unit_scale, 1 / scale, floats(m.table_gradients), None,
-    )  # fmt: skip
-    launch("grid_backward", grid, None, half.shape, deterministic=deterministic)
+    _queue_grid(launch, m, rays, scale, deterministic)
     m.n_bad.zero_()
     for values in (m.table_gradients, m.network_gradients):
         n = values.numel()
         launch("count_bad", cuda_params.CountBad(floats(values), n, words(m.n_bad)), n)
     _queue_figures(m, options, n_rays)
+
+
+def _queue_grid(launch: Launcher, m: StepMemory, rays: Any, scale: float, deterministic: bool) -> None:
+    """The gradient of the table; where its sum must not depend on the order, through whole numbers."""
+    half, sums = m.half, m.fixed if deterministic else m.table_gradients
+    sums.zero_()
+    grid = cuda_params.GridBackward(
+        half.grid(), rays, m.samples(), words(m.seen), words(m.seen_totals), words(m.feature_gradients),
+        half.unit_scale, 1 / scale, sums.data_ptr(), None,
+    )  # fmt: skip
+    launch("grid_backward", grid, None, half.shape, deterministic=deterministic)
+    if deterministic:
+        n = sums.numel()
+        arguments = cuda_params.TableToFloat(longs(sums), n, 1 / scale, floats(m.table_gradients))
+        launch("table_to_float", arguments, n, half.shape, deterministic=True)
 
 
 def _scan(launch: Launcher, counts: Tensor, n: int, capacity: int, packed: Tensor, totals: Tensor) -> None:
@@ -160,7 +170,7 @@ class FieldSpace:
     ) -> StepDone:
         """Do a step; see `kernels.field_step`. A step whose gradients overflow is done again at a smaller scale."""
         launch = launcher(field.table.device)
-        memory = self._memory_for(field, len(rays), max_seen, launch)
+        memory = self.memory_for(field, len(rays), max_seen, launch)
         memory.take(rays, jitter, target, background)
         while True:
             self._run(launch, memory, field, occupancy, options, len(rays))
@@ -206,7 +216,8 @@ class FieldSpace:
         while len(self._graphs) > KEPT_GRAPHS:
             self._graphs.popitem(last=False)
 
-    def _memory_for(self, field: FieldTensors, n_rays: int, n_seen: int, launch: Launcher) -> StepMemory:
+    def memory_for(self, field: FieldTensors, n_rays: int, n_seen: int, launch: Launcher) -> StepMemory:
+        """Memory for so many rays and seen samples; what there is, where it fits the field and is large enough."""
         layout = (field.layout, tuple(t.shape for t in field.tensors), field.aabb_scale, field.table.device)
         old = self._memory.room if self._memory is not None and self._layout == layout else Room(0, 0)
         if n_rays > old.n_rays or n_seen != old.n_seen or self._memory is None:

@@ -86,7 +86,12 @@ class NgpConfig:
         if device.type != "cuda":
             return self
         default = NgpConfig()
-        better = {"n_levels": 16, "log2_table": 19, "finest_resolution": 2048, "samples_per_batch": 1 << 18}
+        better: dict[str, Any] = {
+            "n_levels": 16,
+            "log2_table": 19,
+            "finest_resolution": 2048,
+            "samples_per_batch": 1 << 18,
+        }
         return dataclasses.replace(
             self, **{name: value for name, value in better.items() if getattr(self, name) == getattr(default, name)}
         )

@@ -23,7 +23,7 @@ from nerfstudio_ext.kernels import FieldTensors, GridLayout, Marching, Occupancy
 from nerfstudio_ext.rays import Rays
 
 from .cases import device_of, relative_error, runnable
-from .tolerances import MARCH_MISMATCH, TOLERANCES
+from .tolerances import HALF_BACKENDS, MARCH_MISMATCH, bound_of
 
 NAMES = ("table", "d1", "d2", "c1", "c2", "c3")
 MARCHING = Marching(step=0.04, cone_angle=1 / 128, max_step=0.2, near=0.0)
@@ -163,13 +163,15 @@ def check_step(scene: Scene, backend: str, options: StepOptions) -> Found:
     truth = step(scene, "reference", torch.float32, options)
     found = step(scene, backend, torch.float32, options)
     assert found.result.n_dropped == 0
-    assert abs(found.result.n_seen - truth.result.n_seen) <= 1 + MARCH_MISMATCH.bound * truth.result.n_seen
+    # In half precision a ray may get dark a sample earlier or later.
+    differing = 0.01 if backend in HALF_BACKENDS else MARCH_MISMATCH.bound
+    assert abs(found.result.n_seen - truth.result.n_seen) <= 1 + differing * truth.result.n_seen
     for name in ("loss", "color_loss", "mse", "distortion"):
         value, expected = float(getattr(found.result, name)), float(getattr(truth.result, name))
-        assert value == pytest.approx(expected, rel=TOLERANCES["field_step", "loss"].bound), name
+        assert value == pytest.approx(expected, rel=bound_of("field_step", "loss", backend)), name
     for name in NAMES:
         error = relative_error(found.gradients[name], truth.gradients[name])
-        assert error <= TOLERANCES["field_step", "gradients"].bound, f"gradient of {name} is off by {error:.2e}"
+        assert error <= bound_of("field_step", "gradients", backend), f"gradient of {name} is off by {error:.2e}"
     return found
 
 
@@ -223,7 +225,7 @@ def test_batches_that_see_nothing(backend: str, n_rays: int) -> None:
 
 @each_step
 def test_step_is_deterministic_for_any_number_of_threads(backend: str) -> None:
-    scene, options = make_scene(257), StepOptions(MARCHING, distortion=0.01)
+    scene, options = make_scene(257), StepOptions(MARCHING, distortion=0.01, deterministic=True)
     first, second = (step(scene, backend, torch.float32, options) for _ in range(2))
     kernels.set_threads(2)
     third = step(scene, backend, torch.float32, options)
@@ -291,7 +293,7 @@ def test_render_matches_the_reference(backend: str, n_rays: int, density: float)
     truth, found = (_render(scene, name, torch.float32) for name in ("reference", backend))
     for name, value in found.items():
         error = (value.double() - truth[name]).abs()
-        bound = TOLERANCES["render_field", name].bound
+        bound = bound_of("render_field", name, backend)
         # A midpoint on a cell border may change sides: one ray in a hundred may differ more.
         assert (error.reshape(n_rays, -1).amax(1) > bound).double().mean() <= 0.01, f"{name}: {float(error.max()):.2e}"
 
@@ -330,7 +332,7 @@ def test_density_matches_the_reference(backend: str, n_points: int) -> None:
         values.append(kernels.field_density(scene.to(dtype, device).field, x.to(device, dtype), backend=name).cpu())
     assert values[1].shape == (n_points,)
     if n_points:
-        assert ((values[1] - values[0]).abs() / values[0]).max() <= TOLERANCES["field_density", "sigmas"].bound
+        assert ((values[1] - values[0]).abs() / values[0]).max() <= bound_of("field_density", "sigmas", backend)
 
 
 _FAR_RAYS = """

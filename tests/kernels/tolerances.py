@@ -94,6 +94,27 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ),
 }
 
+_HALF = "half-precision table, matrices and activations (11 bits) through five layers, sums in float32"
+HALF_TOLERANCES: dict[tuple[str, str], Tolerance] = {
+    ("field_step", "loss"): Tolerance(3e-3, _HALF),
+    ("field_step", "gradients"): Tolerance(3e-2, _HALF + "; and back through the same layers"),
+    ("render_field", "rgb"): Tolerance(8e-3, _HALF + "; " + _RENDER),
+    ("render_field", "alpha"): Tolerance(8e-3, _HALF + "; " + _RENDER),
+    ("render_field", "depth"): Tolerance(4e-2, _HALF + "; distances up to 5"),
+    ("field_density", "sigmas"): Tolerance(
+        5e-2, _HALF + "; exp turns the error of the logit, 3e-3 of up to 15, into this"
+    ),
+}
+"""What differs for back ends that compute in half precision."""
+HALF_BACKENDS = ("cuda",)
+
+
+def bound_of(op: str, name: str, backend: str) -> float:
+    """The bound for one output on one back end."""
+    table = HALF_TOLERANCES if backend in HALF_BACKENDS and (op, name) in HALF_TOLERANCES else TOLERANCES
+    return table[op, name].bound
+
+
 MARCH_MISMATCH = Tolerance(
     1e-4,
     "share of samples that may differ from the float32 reference: midpoints within rounding of a cell border, about "
