@@ -65,6 +65,7 @@ wheel-check: venv-dev
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(build/wheel/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
 	cd / && "$(CURDIR)/build/wheel/venv/bin/python" -c 'import nerfstudio_ext as n; assert "/wheel/venv/" in n.__file__, n.__file__'
+	cd / && "$(CURDIR)/build/wheel/venv/bin/python" -c 'from nerfstudio_ext.kernels.cuda_launch import ENTRIES, sources; assert {e.file for e in ENTRIES.values()} <= set(sources()), sources()'
 	cd / && "$(CURDIR)/build/wheel/venv/bin/nsx" --help > /dev/null
 	@echo "wheel: installs, imports and runs outside the checkout"
 

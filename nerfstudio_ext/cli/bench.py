@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
@@ -11,7 +12,7 @@ from .console import Output
 from .options import CommonOptions
 from .parsing import did_you_mean
 
-SUBJECTS = ("cpu", "aug", "viewer")
+SUBJECTS = ("cpu", "cuda", "aug", "viewer")
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,11 @@ class BenchOptions(CommonOptions):
     """Options of `nsx bench`."""
 
     subject: tyro.conf.Positional[str] = "cpu"
-    """What to measure: cpu (kernels against the reference), aug (augmented against plain training steps) or viewer
-    (every target of the live viewer, with stand-in browsers; some minutes)."""
+    """What to measure: cpu (kernels against the reference), cuda (needs an NVIDIA GPU; eight minutes), aug (augmented
+    against plain training steps) or viewer (every target of the live viewer, with stand-in browsers; some minutes)."""
+
+    data: Path | None = None
+    """For cuda: a capture in Blender's format to train on (default: a computed ball)."""
 
 
 def options_for(argv: list[str]) -> tuple[type[BenchOptions], list[str]]:
@@ -28,15 +32,18 @@ def options_for(argv: list[str]) -> tuple[type[BenchOptions], list[str]]:
     return BenchOptions, argv
 
 
-def run(options: BenchOptions, out: Output) -> None:
-    """Measure, print the ratios."""
+def run(options: BenchOptions, out: Output) -> int | None:
+    """Measure, print the ratios; 1 when a check of `cuda` failed."""
     if options.subject not in SUBJECTS:
         hint = did_you_mean(options.subject, SUBJECTS)
         raise UserError(
             f"'{options.subject}' cannot be measured{hint}", where="nsx bench", fix=f"Use one of: {', '.join(SUBJECTS)}"
         )
+    if options.subject == "cuda":
+        return _run_cuda(options, out)
     if options.subject == "viewer":
-        return _run_viewer(out)
+        _run_viewer(out)
+        return None
     from ..bench import bench_aug, bench_cpu
 
     bench, title = bench_cpu, "Ratios against the reference (larger is faster)"
@@ -47,6 +54,15 @@ def run(options: BenchOptions, out: Output) -> None:
     out.box(title, {k: f"{v:.2f} x" for k, v in result["ratios"].items()})
     out.box("Rates", {k: f"{v:,.0f}" for k, v in result.items() if isinstance(v, (int, float)) and k != "schema"})
     out.result(result)
+    return None
+
+
+def _run_cuda(options: BenchOptions, out: Output) -> int:
+    from ..kernels.bench_cuda.__main__ import measure
+
+    result = measure(data=options.data, write=out.say)
+    out.result(result)
+    return 1 if result["failed_checks"] else 0
 
 
 def _run_viewer(out: Output) -> None:
