@@ -202,7 +202,7 @@ struct RenderFused {
     float background[3];
     u32 image_width, image_height;  // 0: rays in their order; else rays are rows of an image, taken in tiles of 8 x 4
     u32 *queue;                     // [1] zero
-    const u32 *cancel;              // [1] or null: not 0 ends the kernel between rays
+    const u32 *cancel;              // [1] or null: when it is not 0, no further rays are begun
     float *rgb;                     // [R,3] out
     float *depth;                   // [R] out
     float *alpha;                   // [R] out

@@ -16,6 +16,7 @@ constexpr int RENDER_BLOCKS = HIDDEN > 64 || COLOR_HIDDEN > 64 ? 1 : 2;
 constexpr int KEPT_WORDS = 13;
 constexpr int RENDER_WARP_WORDS = STAGE_WORDS + 32 * DIRECTION_STRIDE + 32 * KEPT_WORDS;
 constexpr u32 FETCH_FROM = 8;  // idle lanes that are worth a look into the queue
+constexpr u32 LOOK_EVERY = 1024;  // rays between two looks at the flag of cancelling
 constexpr u32 NO_RAY = 0xffffffffu;
 constexpr float FAINT = 1e-5f;  // a sample that adds less to a pixel needs no colour
 
@@ -59,8 +60,14 @@ __device__ __forceinline__ bool fetch(const RenderFused &p, Pixel &pixel) {
     const u32 idle = lanes_where(pixel.index == NO_RAY);
     u32 first = 0;
     if (lane_number() == 0) {
-        const bool is_cancelled = p.cancel && read_changing(p.cancel) != 0;
-        first = is_cancelled ? p.rays.n_rays : atomicAdd(p.queue, (u32)__popc(idle));
+        first = atomicAdd(p.queue, (u32)__popc(idle));
+        // The flag may lie in the host's memory, microseconds away: who passes a thousand rays looks, and empties the
+        // queue for all.
+        const bool looks = first == 0 || first / LOOK_EVERY != (first + (u32)__popc(idle)) / LOOK_EVERY;
+        if (p.cancel && looks && read_changing(p.cancel) != 0) {
+            atomicMax(p.queue, p.rays.n_rays);
+            first = p.rays.n_rays;
+        }
     }
     first = from_lane(first, 0);
     if (first >= p.rays.n_rays) return false;
