@@ -53,14 +53,14 @@ def lattice_of(marching: Marching) -> Any:
     return cuda_params.Lattice(marching.step, marching.cone_angle, marching.max_step, marching.near)
 
 
-def hash_grid(layout: GridLayout, half_table: Tensor) -> Any:
-    """A grid with its table in half precision."""
+def hash_grid(layout: GridLayout, table: int | None) -> Any:
+    """A grid with the address of its table."""
 
     def row(values: tuple[int, ...] | tuple[float, ...]) -> tuple[float, ...]:
         return (*values, *(0,) * (MAX_LEVELS - layout.n_levels))
 
     dense = sum(1 << level for level, is_dense in enumerate(layout.is_dense) if is_dense)
-    grid = cuda_params.HashGrid(table=words(half_table), mask=2**layout.log2_table - 1, dense_levels=dense)
+    grid = cuda_params.HashGrid(table=table, mask=2**layout.log2_table - 1, dense_levels=dense)
     grid.scales[:] = row(layout.scales)
     grid.extents[:] = [int(value) for value in row(tuple(resolution + 1 for resolution in layout.resolutions))]
     grid.offsets[:] = [int(value) for value in row(layout.offsets[:-1])]
@@ -100,7 +100,7 @@ class HalfField:
 
     def grid(self) -> Any:
         """The grid as an argument."""
-        return hash_grid(self.layout, self.table)
+        return hash_grid(self.layout, words(self.table))
 
     def view(self) -> Any:
         """The field as an argument."""

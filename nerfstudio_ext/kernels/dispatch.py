@@ -140,7 +140,7 @@ _CPU_VIEWS = "nerfstudio_ext.kernels.cpu_view_ops"
 _CUDA_FIELD = "cuda_field"
 
 OPS: dict[str, dict[str, Implementation]] = {
-    "hash_encode": _row("hash_encode", in_tcnn=True),
+    "hash_encode": _row("hash_encode", cuda="cuda_hash", cuda_is_deterministic=False, in_tcnn=True),
     "sh_encode": _row("sh_encode", in_tcnn=True),
     "hash_color": _row("hash_color", cpu=_CPU_COLOR),
     "sector_color": _row("sector_color", reference=_SECTORS, cpu=_CPU_SECTORS),

@@ -185,7 +185,7 @@ def test_occupancy_operations(host: HostLauncher, op: str, n: int) -> None:
 
 
 @on_host
-@pytest.mark.parametrize("op", ["ray_aabb", "weights_of", "composite"])
+@pytest.mark.parametrize("op", ["ray_aabb", "weights_of", "composite", "hash_encode"])
 @pytest.mark.parametrize("n", [0, 1, 31])
 @pytest.mark.parametrize("strided", [False, True])
 def test_operations_in_float_with_all_gradients(host: HostLauncher, op: str, n: int, strided: bool) -> None:
