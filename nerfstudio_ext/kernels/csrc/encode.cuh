@@ -24,6 +24,7 @@ __device__ __forceinline__ float to_unit(float x, float unit_scale) {
 // The cell of a level around a position, and the rows of its corners.
 struct Cell {
     float fraction[3];
+    u32 y, z;    // with row[0] they tell the rows of cells apart
     u32 row[8];  // corner c: bit 0 is x, bit 1 y, bit 2 z
 };
 
@@ -36,6 +37,7 @@ __device__ __forceinline__ void find_cell(Cell &cell, const HashGrid &grid, int 
         lower[axis] = (u32)at;
         cell.fraction[axis] = at - (float)lower[axis];
     }
+    cell.y = lower[1], cell.z = lower[2];
     const u32 first = grid.offsets[level];
     if (grid.dense_levels >> level & 1u) {
         const u32 extent = grid.extents[level];
