@@ -129,10 +129,9 @@ class Launcher:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        properties = torch.cuda.get_device_properties(device)
-        self.processors = properties.multi_processor_count
-        self.shared_per_block = properties.shared_memory_per_block_optin
-        self.shared_per_processor = properties.shared_memory_per_multiprocessor
+        self.processors = torch.cuda.get_device_properties(device).multi_processor_count
+        shared = rtc.toolchain().driver.shared_memory(device.index or 0)
+        self.shared_per_block, self.shared_per_processor = shared
         self._kernels: dict[tuple[str, FieldSizes | None, bool], Launchable] = {}
 
     def load(self, name: str, shape: FieldSizes | None, deterministic: bool) -> Launchable:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 
 _MAX_DYNAMIC_SHARED = 8
+_SHARED_PER_PROCESSOR, _SHARED_PER_BLOCK = 81, 97
 _ATTRIBUTES = {"shared_bytes": 1, "local_bytes": 3, "registers": 4}
 _STATIC_LIMIT = 48 << 10
 """Dynamic shared memory above this must be asked for by function."""
@@ -38,6 +39,17 @@ class Driver:
         version = ctypes.c_int()
         self._call("cuDriverGetVersion", ctypes.byref(version))
         return version.value
+
+    def shared_memory(self, device: int) -> tuple[int, int]:
+        """Bytes of shared memory that one block may ask for, and that a multiprocessor has."""
+        handle = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(handle), device)
+        found = []
+        for number in (_SHARED_PER_BLOCK, _SHARED_PER_PROCESSOR):
+            value = ctypes.c_int()
+            self._call("cuDeviceGetAttribute", ctypes.byref(value), number, handle)
+            found.append(value.value)
+        return found[0], found[1]
 
     def enter(self, device: int) -> None:
         """Make the context that torch uses on a device current in this thread."""

@@ -127,6 +127,8 @@ class FakeDriver:
             arguments[0]._obj.value = 1000 + len(arguments[2])
         elif name in ("cuDevicePrimaryCtxRetain", "cuDeviceGet"):
             arguments[0]._obj.value = 7
+        elif name == "cuDeviceGetAttribute":
+            arguments[0]._obj.value = {97: 232448, 81: 233472}[arguments[1]]
         elif name == "cuFuncSetAttribute":
             self.asked_shared.append(arguments[2])
         elif name == "cuGetErrorString":

@@ -268,6 +268,10 @@ def test_driver_errors_say_what_failed_and_what_to_do(tmp_path: Path, monkeypatc
         Driver(FakeDriver({"cuInit": 100}))
 
 
+def test_shared_memory_is_the_blocks_and_the_processors() -> None:
+    assert Driver(FakeDriver()).shared_memory(0) == (227 << 10, 228 << 10)
+
+
 def test_absence_tells_the_first_thing_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(architecture: int = 90, *, has_device: bool = True, cuda: str | None = "13.0") -> str:
         rtc.absence.cache_clear()
