@@ -21,6 +21,8 @@ from .aug_settings import AugConfig
 from .config_json import config_from_data, config_to_data, did_you_mean
 from .gnt import Gnt
 from .gnt_config import GntConfig
+from .lift import Lift
+from .lift_config import LiftConfig
 from .marked import MarkedConfig, marked_over
 from .ngp import Ngp, NgpConfig
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from .protocol import Method
 
 
-MethodConfig: TypeAlias = NgpConfig | AugConfig | GntConfig
+MethodConfig: TypeAlias = NgpConfig | AugConfig | GntConfig | LiftConfig
 """The settings of any method."""
 
 
@@ -60,6 +62,7 @@ def known_methods() -> dict[str, MethodEntry]:
         "aug": MethodEntry("aug", AugConfig, Aug),
     }
     found["gnt"] = MethodEntry("gnt", GntConfig, Gnt)
+    found["lift"] = MethodEntry("lift", LiftConfig, Lift)
     found["marked"] = MethodEntry("marked", MarkedConfig, _build_marked, is_trainable=False)
     for point in entry_points(group="nerfstudio_ext.methods"):
         if point.name not in found:

@@ -32,9 +32,10 @@ from .llff import read_llff
 from .model import Scene, SceneMeta, Split
 from .posed_capture import PosedCapture, PosedFrame
 from .posed_formats import read_blender, read_transforms
+from .prepared import is_prepared, load_prepared
 from .usable_pixels import blind_share, check_mask_size, usable_pixels
 
-CaptureKind = Literal["transforms", "blender", "llff", "colmap", "photos", "video"]
+CaptureKind = Literal["prepared", "transforms", "blender", "llff", "colmap", "photos", "video"]
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mts", ".3gp")
 MIN_PICTURES = 3
 """Below this no method here can tell shape from colour."""
@@ -49,7 +50,7 @@ MAX_LISTED = 50_000
 def detect_kind(path: Path) -> CaptureKind:
     """Tell what a path holds: a posed capture, plain photos or a video.
 
-    In a folder with several, the first of this list counts: transforms.json, transforms_train.json,
+    In a folder with several, the first of this list counts: prepared.json, transforms.json, transforms_train.json,
     poses_bounds.npy, a COLMAP model, photos.
 
     Raises:
@@ -61,6 +62,8 @@ def detect_kind(path: Path) -> CaptureKind:
         return _kind_of_file(path)
     if not path.is_dir():
         raise UserError("neither a file nor a folder", where=path, fix="Pass the folder that holds your photos")
+    if is_prepared(path):
+        return "prepared"
     if (path / "transforms.json").is_file():
         return "transforms"
     if (path / "transforms_train.json").is_file():
@@ -98,6 +101,8 @@ def load_scene(
         raise UserError(f"{downscale:g} is out of range", where="downscale", fix="Give a number from 1 to 64")
     if max_side is not None and max_side < 8:
         raise UserError(f"{max_side} is out of range", where="max-side", fix="Give at least 8 pixels")
+    if is_prepared(path):
+        return load_prepared(path)  # one picture, made for lifting, at the size it is wanted at
     capture = _read_capture(path)
     for line in capture.warnings:
         progress.warn(line)

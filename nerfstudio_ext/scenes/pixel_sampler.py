@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,11 @@ class PixelBatch:
 
     def __len__(self) -> int:
         return self.cam_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> PixelBatch:
+        """The same batch, of the same kind, on another device."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: v.to(device) for name, v in tensors.items() if isinstance(v, Tensor)})
 
 
 class PixelSampler:

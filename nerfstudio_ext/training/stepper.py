@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from ..errors import TrainingFailed
 from ..methods.protocol import Batches, Method
 from ..rays import Rays
-from ..scenes.pixel_sampler import PixelBatch
 from .guard import StepGuard, Verdict
 from .runs import load_weights
 from .tensor_checks import all_finite
@@ -153,7 +151,7 @@ class Stepper:
         batch = self.sampler.next(self.method.n_rays)
         rays = self.sampler.rays(batch)
         if self._device.type != "cpu":
-            batch, rays = _moved(batch, self._device), rays.to(self._device)
+            batch, rays = batch.to(self._device), rays.to(self._device)
         losses = self.method.train_step(rays, batch, number)
         terms = [value for name, value in losses.items() if name != "mse"]
         return rays, losses, sum(terms[1:], terms[0])
@@ -168,8 +166,3 @@ class Stepper:
         if self.guard.bad() is Verdict.ROLL_BACK:
             self.roll_back(f"{self.guard.limit} unusable steps in a row (last loss {loss:.3g})")
         return False
-
-
-def _moved(batch: PixelBatch, device: torch.device) -> PixelBatch:
-    alpha = None if batch.alpha is None else batch.alpha.to(device)
-    return PixelBatch(batch.cam_ids.to(device), batch.uv.to(device), batch.rgb.to(device), alpha)

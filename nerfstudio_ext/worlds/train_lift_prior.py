@@ -150,6 +150,7 @@ class _Training:
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    error: float = 0.0
 
     def __post_init__(self) -> None:
         config = self.config
@@ -173,6 +174,7 @@ class _Training:
         started = time.monotonic() - self.seconds
         while self.step < config.steps:
             self.losses.append(self._train_step(data))
+            self.error += (self.losses[-1] - self.error) * max(0.02, 1 / len(self.losses))
             self.step += 1
             self.seconds = time.monotonic() - started
             if self.step % config.steps_per_check == 0 or self.step == config.steps:
@@ -180,8 +182,7 @@ class _Training:
             if self.step % config.steps_per_save == 0 or self.step == config.steps:
                 self._save()
             left = self.seconds / self.step * (config.steps - self.step)
-            recent = self.losses[-100:]
-            self.progress.advance(self.step, f"error {sum(recent) / len(recent):.4f}, {left / 60:.0f} min left")
+            self.progress.advance(self.step, f"error {self.error:.4f}, {left / 60:.0f} min left")
         return self._averaged()
 
     def _train_step(self, data: ThingPictures) -> float:

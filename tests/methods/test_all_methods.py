@@ -10,6 +10,7 @@ import torch
 from nerfstudio_ext import methods
 from nerfstudio_ext.methods.aug_settings import AugConfig, MlpConfig
 from nerfstudio_ext.methods.gnt_config import GntConfig
+from nerfstudio_ext.methods.lift_config import LiftConfig
 from nerfstudio_ext.methods.ngp import NgpConfig
 from nerfstudio_ext.methods.protocol import NeedsPhotos
 
@@ -18,6 +19,7 @@ from .ball_scene import BallSampler, make_meta, make_scene
 TINY_HASH = NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, color_hidden=16, grid_size=32)
 SMALL = {
     "ngp": TINY_HASH,
+    "lift": LiftConfig(hash=TINY_HASH),
     "aug": AugConfig(mlp=MlpConfig(width=16, coarse_samples=8, fine_samples=8, rays_per_batch=64)),
     "gnt": GntConfig(
         depth=2,

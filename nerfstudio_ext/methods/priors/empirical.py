@@ -24,7 +24,7 @@ from .protocol import PriorFacts, Subject, Views, linear_alphas
 if TYPE_CHECKING:
     from . import PriorSettings
 
-PHOTO_WIDTH = 0.08
+PHOTO_WIDTH = 0.03
 """Root mean square difference of premultiplied colours and opacities, 0..1, at which a photo shows another thing."""
 _TENSORS = ("pictures", "photos", "views", "class_ids")
 _FIX = "Name the file that `apps/train_lift_prior.py --write-set FILE` made with --prior-model"

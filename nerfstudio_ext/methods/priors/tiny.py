@@ -126,7 +126,7 @@ def load_denoiser(path: Path) -> tuple[PoseDenoiser, tuple[str, ...]]:
     Raises:
         UserError: if the file is missing, too large, damaged, or something else.
     """
-    fix = "Write it with `apps/train_lift_prior.py`, or leave the name out to take the shipped one"
+    fix = "Train it with `python apps/train_lift_prior.py` and name its file with --prior-model"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"larger than {MAX_BYTES >> 20} MB: no small prior", where=path)
