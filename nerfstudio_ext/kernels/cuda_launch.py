@@ -68,6 +68,7 @@ ENTRIES: Mapping[str, Entry] = {
     "scan_counts": Entry("march.cu", 1024),
     "march_write": Entry("march.cu", 128, 128),
     "field_forward": Entry("field.cu", 0, is_shaped=True, plan="forward"),
+    "field_along": Entry("field.cu", 0, is_shaped=True, plan="forward"),
     "field_density": Entry("field.cu", 0, is_shaped=True, plan="forward"),
     "step_loss": Entry("composite.cu", 128, 4),
     "list_seen": Entry("composite.cu", 128, 4),

@@ -69,6 +69,7 @@ class StepMemory:
         self.packed_info, self.seen_info = word(rays, 2), word(rays, 2)
         self.ray_losses = real(rays, 3)
         self.totals, self.seen_totals = (torch.zeros(3, dtype=HALF_WORDS, device=device) for _ in range(2))
+        self.queue = torch.zeros(1, dtype=HALF_WORDS, device=device)
         # Per sample.
         self.t_starts, self.t_ends, self.sample_rays = real(marched), real(marched), word(marched)
         self.colors_sigmas, self.logit_gradients = real(marched, 4), real(marched, 4)

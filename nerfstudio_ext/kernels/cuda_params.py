@@ -35,6 +35,10 @@ MarchWrite = _struct(
     ray_indices=_P,
 )  # fmt: skip
 FieldForward = _struct("FieldForward", field=FieldView, rays=RayList, samples=SampleList, colors_sigmas=_P, features=_P)
+FieldAlong = _struct(
+    "FieldAlong", field=FieldView, rays=RayList, packed_info=_P, t_starts=_P, t_ends=_P, stop_transmittance=_F,
+    queue=_P, colors_sigmas=_P, features=_P,
+)  # fmt: skip
 FieldDensity = _struct("FieldDensity", field=FieldView, x=_P, n=_U, sigmas=_P)
 StepLoss = _struct(
     "StepLoss", packed_info=_P, t_starts=_P, t_ends=_P, colors_sigmas=_P, target=_P, background=_P, n_rays=_U,
@@ -84,13 +88,13 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     RayList, Bits, Lattice, SampleList, HashGrid, FieldView, MarchCount, ScanCounts, MarchWrite, FieldForward,
     FieldDensity, StepLoss, ListSeen, FieldBackward, ReduceNetworks, GridBackward, PackNetworks, CastTable, Adam,
     AdamClock, CountBad, RenderFused, OccRefresh, OccPack, OccSelect, TableToFloat, Composite, CompositeBackward,
-    RayBox, HashEncode,
+    RayBox, HashEncode, FieldAlong,
 )  # fmt: skip
 """All of them, for the test that compares their sizes with the compiler's."""
 
 KERNELS: dict[str, dict[str, type[ctypes.Structure]]] = {
     "march.cu": {"march_count": MarchCount, "scan_counts": ScanCounts, "march_write": MarchWrite},
-    "field.cu": {"field_forward": FieldForward, "field_density": FieldDensity},
+    "field.cu": {"field_forward": FieldForward, "field_along": FieldAlong, "field_density": FieldDensity},
     "composite.cu": {"step_loss": StepLoss, "list_seen": ListSeen},
     "backward.cu": {"field_backward": FieldBackward, "reduce_networks": ReduceNetworks},
     "pack.cu": {"pack_networks": PackNetworks},

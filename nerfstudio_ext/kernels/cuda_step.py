@@ -79,8 +79,12 @@ def queue_step(
     _scan(launch, m.counts, n_rays, m.room.n_marched, m.packed_info, m.totals)
     outputs = (words(m.packed_info), floats(m.t_starts), floats(m.t_ends), words(m.sample_rays))
     launch("march_write", cuda_params.MarchWrite(*common, *outputs), n_rays)
-    forward = cuda_params.FieldForward(half.view(), rays, m.samples(), floats(m.colors_sigmas), words(m.features))
-    launch("field_forward", forward, None, half.shape)
+    m.queue.zero_()
+    forward = cuda_params.FieldAlong(
+        half.view(), rays, words(m.packed_info), floats(m.t_starts), floats(m.t_ends), options.stop_transmittance,
+        words(m.queue), floats(m.colors_sigmas), words(m.features),
+    )  # fmt: skip
+    launch("field_along", forward, None, half.shape)
     launch("step_loss", _loss_arguments(m, options, n_rays, scale), n_rays)
     _scan(launch, m.seen_counts, n_rays, m.room.n_seen, m.seen_info, m.seen_totals)
     listing = cuda_params.ListSeen(words(m.packed_info), words(m.seen_info), n_rays, words(m.seen))

@@ -7,6 +7,7 @@ and of activations to halves between the layers (11 bits), and of sums to float.
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import replace
 
 import pytest
@@ -160,6 +161,38 @@ def test_field_forward_matches_the_reference(layout: GridLayout, hidden: int, co
     assert (features[:, :width].double() - truth["features"]).abs().max() <= 1e-3 * truth["features"].abs().max()
     assert (found[:, :3].double() - truth["rgbs"]).abs().max() <= HALF_NETWORKS.bound
     assert (found[:, 3].double().log() - truth["sigmas"].log()).abs().max() <= HALF_NETWORKS.bound * 2
+
+
+@pytest.mark.parametrize("n_rays, blocks", [(1, 1), (31, 1), (127, 2)])
+@pytest.mark.parametrize("stop", [1e-4, 0.5])
+def test_field_along_rays_ends_where_the_light_does(n_rays: int, blocks: int, stop: float) -> None:
+    field, view = pack_field(make_field(LAYOUT, 32, 16, density=3.0)), make_view(n_rays, share=0.5)
+    samples, _ = march(view, MARCHING)
+    truth, features = forward(field, view, samples)
+    n = len(samples)
+    packed = samples.packed_info.int()
+    packed[-1] = torch.tensor([0, -1]) if n_rays > 1 else packed[-1]  # a dropped ray stays one
+    found, found_features = poisoned(n, 4), poisoned(n, field.sizes.feature_width // 2, dtype=torch.int32)
+    queue = torch.zeros(1, dtype=torch.int32)
+    arguments = cuda_params.FieldAlong(
+        field.view, view.ray_list, address(packed), address(samples.t_starts), address(samples.t_ends), stop,
+        address(queue), address(found), address(found_features),
+    )  # fmt: skip
+    library = host_kernels("field.cu", field.sizes.defines)
+    library.launch("field_along", arguments, blocks, 128, field.sizes.forward_shared)
+    depths = truth[:, 3] * (samples.t_ends - samples.t_starts)
+    assert n_rays == 1 or int(packed[-1, 1]) == -1
+    for (first, count), used in zip(samples.packed_info.tolist(), packed[:, 1].tolist(), strict=True):
+        if used < 0:
+            continue
+        dark = (depths[first : first + count].cumsum(0) > -math.log(stop)).nonzero()[:, 0]
+        assert used == min(count, (int(dark[0]) // 4 + 1) * 4 if len(dark) else count)
+        mine = slice(first, first + used)
+        assert torch.allclose(found[mine], truth[mine], rtol=1e-5)
+        assert torch.equal(found_features[mine].view(torch.float16), features[mine])
+        assert found[first + used : first + count].isnan().all()
+    if stop == 0.5 and n_rays > 1:
+        assert int(packed[:, 1].clamp_min(0).sum()) < n - n_rays  # it ends rays before their last samples
 
 
 def exact_field(field: kernels.FieldTensors, view: View, samples: Samples) -> dict[str, Tensor]:

@@ -85,6 +85,18 @@ struct FieldForward {
     u32 *features;         // [S, FEATURE_WIDTH / 2] half pairs out, or null
 };
 
+struct FieldAlong {
+    FieldView field;
+    RayList rays;
+    int *packed_info;       // [R,2]; counts are cut to what was evaluated
+    const float *t_starts;  // [S]
+    const float *t_ends;    // [S]
+    float stop_transmittance;
+    u32 *queue;            // [1] zero
+    float *colors_sigmas;  // [S,4] out
+    u32 *features;         // [S, FEATURE_WIDTH / 2] half pairs out
+};
+
 struct FieldDensity {
     FieldView field;
     const float *x;  // [n,3] world

@@ -192,4 +192,4 @@ extern "C" const u32 structure_sizes[] = {
     SIZE(ScanCounts) SIZE(MarchWrite) SIZE(FieldForward) SIZE(FieldDensity) SIZE(StepLoss) SIZE(ListSeen)
     SIZE(FieldBackward) SIZE(ReduceNetworks) SIZE(GridBackward) SIZE(PackNetworks) SIZE(CastTable) SIZE(Adam)
     SIZE(AdamClock) SIZE(CountBad) SIZE(RenderFused) SIZE(OccRefresh) SIZE(OccPack) SIZE(OccSelect)
-    SIZE(TableToFloat) SIZE(Composite) SIZE(CompositeBackward) SIZE(RayBox) SIZE(HashEncode)};
+    SIZE(TableToFloat) SIZE(Composite) SIZE(CompositeBackward) SIZE(RayBox) SIZE(HashEncode) SIZE(FieldAlong)};
