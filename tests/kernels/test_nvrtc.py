@@ -19,7 +19,8 @@ COMMON, RARE = (75, 90), (80, 86, 89, 120)
 
 REGISTERS = {
     "march_count": 48, "march_write": 48, "scan_counts": 64, "field_forward": 104, "field_along": 104,
-    "field_density": 104, "step_loss": 80, "list_seen": 40, "field_backward": 255, "reduce_networks": 48, "pack_networks": 40,
+    "field_density": 104, "step_loss": 80, "list_seen": 40, "field_backward": 255, "reduce_networks": 48,
+    "pack_networks": 40,
     "grid_backward": 80, "grid_positions": 80, "table_to_float": 24, "ray_box": 40, "composite": 64,
     "composite_backward": 80, "cast_table": 24, "count_bad": 32, "adam_clock": 64, "adam": 40,
     "render_fused": 112, "hash_forward": 64, "hash_backward": 72, "hash_positions": 96,

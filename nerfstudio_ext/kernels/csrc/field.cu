@@ -55,6 +55,7 @@ KERNEL __launch_bounds__(MOST_THREADS, FORWARD_BLOCKS) field_forward(const GRID_
 }
 
 constexpr u32 GROUP = 4;  // lanes that look at neighbouring samples of one ray
+constexpr int FETCH_FROM = 8;  // idle lanes that are worth the wait for the queue
 constexpr u32 NO_RAY = 0xffffffffu;
 
 // A ray that a group of lanes follows; the same in all of them.
@@ -95,7 +96,7 @@ KERNEL __launch_bounds__(MOST_THREADS, FORWARD_BLOCKS) field_along(const GRID_CO
     Followed followed = {NO_RAY, 0, 0, 0, 0.f};
     bool has_more = true;
     while (true) {
-        while (has_more && lanes_where(followed.ray == NO_RAY) != 0) has_more = take_rays(p, followed);
+        while (has_more && __popc(lanes_where(followed.ray == NO_RAY)) >= FETCH_FROM) has_more = take_rays(p, followed);
         if (lanes_where(followed.ray != NO_RAY) == 0) break;
         const bool is_there = followed.ray != NO_RAY && followed.at + (int)in_group < followed.count;
         const u32 sample = (u32)(followed.first + followed.at) + in_group;
