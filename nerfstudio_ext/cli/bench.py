@@ -12,7 +12,7 @@ from .console import Output
 from .options import CommonOptions
 from .parsing import did_you_mean
 
-SUBJECTS = ("cpu", "cuda", "aug", "viewer")
+SUBJECTS = ("cpu", "cuda", "aug", "gnt", "viewer")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class BenchOptions(CommonOptions):
 
     subject: tyro.conf.Positional[str] = "cpu"
     """What to measure: cpu (kernels against the reference), cuda (needs an NVIDIA GPU; eight minutes), aug (augmented
-    against plain training steps) or viewer (every target of the live viewer, with stand-in browsers; some minutes)."""
+    against plain training steps), gnt (its fused form against the plain one, memory, the first picture of a capture) or
+    viewer (every target of the live viewer, with stand-in browsers; some minutes)."""
 
     data: Path | None = None
     """For cuda: a capture in Blender's format to train on (default: a computed ball)."""
@@ -44,6 +45,9 @@ def run(options: BenchOptions, out: Output) -> int | None:
     if options.subject == "viewer":
         _run_viewer(out)
         return None
+    if options.subject == "gnt":
+        _run_gnt(out)
+        return None
     from ..bench import bench_aug, bench_cpu
 
     bench, title = bench_cpu, "Ratios against the reference (larger is faster)"
@@ -55,6 +59,16 @@ def run(options: BenchOptions, out: Output) -> int | None:
     out.box("Rates", {k: f"{v:,.0f}" for k, v in result.items() if isinstance(v, (int, float)) and k != "schema"})
     out.result(result)
     return None
+
+
+def _run_gnt(out: Output) -> None:
+    from ..bench_gnt import bench_gnt
+
+    with out.progress() as progress:
+        result = bench_gnt(progress)
+    out.box("Ratios against plain torch (larger is faster)", {k: f"{v:.2f} x" for k, v in result["ratios"].items()})
+    out.box("Figures", {k: v for k, v in result.items() if k not in ("schema", "ratios")})
+    out.result(result)
 
 
 def _run_cuda(options: BenchOptions, out: Output) -> int:

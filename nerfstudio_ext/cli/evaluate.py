@@ -12,20 +12,22 @@ import tyro
 from ..errors import UserError
 from .console import Output
 from .options import CommonOptions, DeviceOptions, one_of
+from .untrained import UntrainedOptions, run_without_training
 
 if TYPE_CHECKING:
     from ..progress import Progress
     from ..scenes.model import Scene, SceneMeta
     from ..training.config import SceneSource
+    from ..training.evaluate import EvalResult
     from ..training.runs import OpenedRun
 
 
 @dataclass(frozen=True)
-class EvalOptions(DeviceOptions, CommonOptions):
+class EvalOptions(UntrainedOptions, DeviceOptions, CommonOptions):
     """Options of `nsx eval`."""
 
     run: tyro.conf.Positional[Path | None] = None
-    """Run folder, or a folder that holds runs: the newest is taken."""
+    """Run folder, or a folder that holds runs: the newest is taken. With --method: a capture."""
 
     split: Literal["test", "val", "train"] = "test"
     """Which photos."""
@@ -45,6 +47,9 @@ class EvalOptions(DeviceOptions, CommonOptions):
     stability: bool = False
     """Also measure PSNR under wrong poses, jittered rays, noisy features and an adversary; draws stability.png."""
 
+    baselines: bool = False
+    """For gnt: also judge the nearest source photo and a blend of the sources without depth. Always with --method."""
+
 
 def options_for(argv: list[str]) -> tuple[type[EvalOptions], list[str]]:
     """One kind of options."""
@@ -56,13 +61,20 @@ def run(options: EvalOptions, out: Output) -> None:
     source = one_of("eval", "RUN", options.run)
 
     from ..methods import method_name
+    from ..methods.gnt import Gnt
     from ..training.evaluate import evaluate
+    from ..training.paper_protocol import PaperProtocol
     from ..training.runs import open_run
 
-    opened = open_run(source, checkpoint=options.checkpoint, device=options.device)
+    if options.method is not None:
+        opened, scene = run_without_training(source, options, out)
+    else:
+        opened, scene = open_run(source, checkpoint=options.checkpoint, device=options.device), None
+    paper = PaperProtocol() if isinstance(opened.method, Gnt) else None
     folder = options.output_dir or opened.path / "renders" / f"eval-{options.split}"
     with out.progress() as progress:
-        scene = scene_of_run(opened.config.source, opened.meta, progress, capture=options.capture)
+        if scene is None:
+            scene = scene_of_run(opened.config.source, opened.meta, progress, capture=options.capture)
         result = evaluate(
             opened.renderer(),
             scene,
@@ -71,7 +83,11 @@ def run(options: EvalOptions, out: Output) -> None:
             folder,
             method=method_name(opened.config.method),
             progress=progress,
+            also=paper,
         )
+        more: dict[str, Any] = {} if paper is None else {"paper_protocol": paper.to_json()}
+        if options.baselines or options.method is not None:
+            more["baselines"] = _baselines(options, opened, scene, folder, result, progress)
         stability = _stability(options, opened, scene, folder, progress) if options.stability else {}
     out.box(
         f"{opened.path}, step {opened.step}, {options.split} photos",
@@ -79,11 +95,33 @@ def run(options: EvalOptions, out: Output) -> None:
     )
     perceptual = "" if result.lpips is None else f"   LPIPS {result.lpips:.4f}"
     out.say(f"\nmean of {len(result.per_image)}: {result.psnr:.2f} dB   SSIM {result.ssim:.4f}{perceptual}")
+    if paper is not None:
+        out.say(f"in the paper's protocol ({PaperProtocol.ABOUT}): {paper.psnr:.2f} dB   SSIM {paper.ssim:.4f}")
+    for name, scores in more.get("baselines", {}).items():
+        out.say(f"{name}: {scores['psnr']:.2f} dB   SSIM {scores['ssim']:.4f}   (this run {scores['gain']:+.2f} dB)")
     out.say(f"pictures: {folder}")
     if stability:
         rows = {name: _drops_of(curve) for name, curve in stability["stability"].items()}
         out.box("dB lost at each strength", rows)
-    out.result(result.to_json() | {"run": opened.path, "step": opened.step, "pictures": folder} | stability)
+    out.result(result.to_json() | {"run": opened.path, "step": opened.step, "pictures": folder} | more | stability)
+
+
+def _baselines(
+    options: EvalOptions, opened: OpenedRun, scene: Scene, folder: Path, result: EvalResult, progress: Progress
+) -> dict[str, dict[str, float]]:
+    """Scores of pictures that need no network, by name, and how far the run is above them."""
+    from ..methods.gnt import Gnt
+    from ..methods.gnt_baselines import baselines_of
+    from ..training.evaluate import evaluate
+
+    if not isinstance(opened.method, Gnt):
+        raise UserError("baselines are pictures of GNT's sources", where="--baselines", fix="Leave it out")
+    found = {}
+    for name, renderer in baselines_of(opened.method).items():
+        target = folder / name.replace(" ", "-")
+        scores = evaluate(renderer, scene, options.split, options.max_images, target, progress=progress)
+        found[name] = {"psnr": scores.psnr, "ssim": scores.ssim, "gain": result.psnr - scores.psnr}
+    return found
 
 
 def _stability(

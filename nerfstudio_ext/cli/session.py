@@ -75,7 +75,7 @@ class Session:
                 more = self.after_training(self) if self.after_training is not None else {}
             self.progress.finish()
             title = "Stopped; everything is saved" if result.exit_code else "Done"
-            self.out.box(title, self._rows(result, scores, report) | more)
+            self.out.box(title, _rows(self, result, scores, report) | more)
             self.out.result(self._summary(result, scores))
             if self.viewer is not None and self.options.keep_viewer and result.exit_code == 0:
                 self.out.say(f"\nThe viewer stays open at {self.viewer.link()}   (Ctrl+C ends)")
@@ -144,21 +144,6 @@ class Session:
         if not list_checkpoints(self.run.checkpoints):
             raise UserError("nothing was saved yet", where=self.run.path, fix="Wait for the first checkpoint")
         return open_run(self.run.path)
-
-    def _rows(self, result: TrainResult, scores: EvalResult | None, report: Path | None) -> dict[str, object]:
-        steps = f"{result.steps} steps in {clock(result.train_seconds)}, ended by {result.stopped_by}"
-        rows: dict[str, object] = {"run": self.run.path, "training": steps}
-        if scores is not None:
-            n = len(scores.per_image)
-            rows["test PSNR"] = f"{scores.psnr:.2f} dB over {n} held-out photos (SSIM {scores.ssim:.3f})"
-        if report is not None:
-            rows["report"] = report
-        if result.exit_code:
-            rows["go on"] = f"nsx train --resume {self.run.path}"
-        rows["look again"] = f"nsx view {self.run.path}"
-        if self.after_training is None:
-            rows["make a film"] = f"nsx render {self.run.path} --path orbit --output-path orbit.mp4"
-        return rows
 
     def _summary(self, result: TrainResult, scores: EvalResult | None) -> dict[str, Any]:
         final_eval = self.seconds.pop("final_eval_seconds", 0.0)
@@ -241,6 +226,22 @@ class Session:
         if not self.scene.meta.split.test:
             return math.nan
         return evaluate(renderer, self.scene, "test", IMAGES_WHILE_TRAINING).psnr
+
+
+def _rows(session: Session, result: TrainResult, scores: EvalResult | None, report: Path | None) -> dict[str, object]:
+    steps = f"{result.steps} steps in {clock(result.train_seconds)}, ended by {result.stopped_by}"
+    rows: dict[str, object] = {"run": session.run.path, "training": steps}
+    if scores is not None:
+        n = len(scores.per_image)
+        rows["test PSNR"] = f"{scores.psnr:.2f} dB over {n} held-out photos (SSIM {scores.ssim:.3f})"
+    if report is not None:
+        rows["report"] = report
+    if result.exit_code:
+        rows["go on"] = f"nsx train --resume {session.run.path}"
+    rows["look again"] = f"nsx view {session.run.path}"
+    if session.after_training is None:
+        rows["make a film"] = f"nsx render {session.run.path} --path orbit --output-path orbit.mp4"
+    return rows
 
 
 def _show_preview(session: Session, viewer: ViewerServer) -> None:

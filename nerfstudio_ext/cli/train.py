@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -44,6 +44,10 @@ class TrainOptions(DeviceOptions, ViewerOptions, CommonOptions):
 
     viewer: bool = True
     """Serve the live viewer while training."""
+
+    preview: Literal["gnt"] | None = None
+    """Show this in the viewer as soon as there are poses, until the trained field is better: gnt (shipped weights). It
+    stays there to compare with."""
 
     keep_viewer: bool = False
     """Keep the viewer open when training has ended, until Ctrl+C."""
@@ -129,6 +133,7 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
             method = methods.build(method_config, scene.meta, seed=config.train.seed, device=device)
             give_photos(method, scene, run_folder.path)
             session = Session(options, out, progress, run_folder, scene, method, after_training=after_training)
+            session.preview = options.preview
             session.seconds |= {"pose_seconds": loading - began, "load_seconds": time.perf_counter() - loading}
             return session.train()
 

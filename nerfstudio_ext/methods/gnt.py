@@ -43,7 +43,7 @@ class Gnt(nn.Module):
         self.depth_range = DepthRange(meta)
         self.code_scale = self.config.code_scale(meta)
         self.n_rays = self._rays_for(self.plan.n_views)
-        self._meta = meta
+        self.meta = meta
         self._photos: Photos | None = None
         self._renderer: GntRenderer | None = None
         self._step = 0
@@ -58,7 +58,7 @@ class Gnt(nn.Module):
         """
         if self._photos is None:
             raise UserError(
-                "GNT has no source pictures to look at", where=self._meta.name,
+                "GNT has no source pictures to look at", where=self.meta.name,
                 fix="Give it the capture: `nsx train --resume RUN` writes them into the run again",
             )  # fmt: skip
         return self._photos
@@ -73,7 +73,7 @@ class Gnt(nn.Module):
 
     def load_photo_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See `NeedsPhotos`."""
-        self._set_photos(photos_from_tensors(self._meta, tensors, self.config.source_side))
+        self._set_photos(photos_from_tensors(self.meta, tensors, self.config.source_side))
 
     def batches(self, scene: Scene, seed: int) -> OneViewBatches:
         """See `HasBatches`."""
@@ -97,7 +97,7 @@ class Gnt(nn.Module):
         self._step = step
         target = batch.rgb
         if batch.alpha is not None:
-            background = torch.tensor(self._meta.background)
+            background = torch.tensor(self.meta.background)
             target = background + batch.alpha[:, None] * (target - background)
         losses, errors = [], []
         for view in torch.unique(batch.cam_ids).tolist():
@@ -178,13 +178,17 @@ class Gnt(nn.Module):
         """The official trade: with more sources, fewer rays."""
         return max(1, self.config.n_rays * 10 // n_views)
 
-    def _make_renderer(self, model: nn.Module) -> GntRenderer:
+    def renderer(self, photos: Photos | None = None) -> GntRenderer:
+        """What `render_rays` evaluates with, over the weights as they are now; other photos may be its sources."""
+        return self._make_renderer(self.model, photos)
+
+    def _make_renderer(self, model: nn.Module, photos: Photos | None = None) -> GntRenderer:
         config = self.config
         dtype = torch.bfloat16 if config.half_precision and has_fast_half() else torch.float32
         assert isinstance(model, type(self.model))
         return GntRenderer(
-            model, self.photos, self.depth_range, self._sampling(config.n_samples_render), code_scale=self.code_scale,
-            dtype=dtype, backend=config.backend,
+            model, photos or self.photos, self.depth_range, self._sampling(config.n_samples_render),
+            code_scale=self.code_scale, dtype=dtype, backend=config.backend,
         )  # fmt: skip
 
     def _set_photos(self, photos: Photos) -> None:

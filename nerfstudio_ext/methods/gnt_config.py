@@ -14,6 +14,9 @@ from ..fields.gnt_weights import Architecture, GntModel, load_gnt
 from ..scenes.model import SceneMeta
 from .gnt_views import PLANS, SourcePlan
 
+SHIPPED = Path(__file__).with_name("gnt_small.safetensors")
+"""Weights that `apps/train_gnt.py` made on computed scenes."""
+
 LR, LR_FEATURES, HALVED_EVERY = 5e-4, 1e-3, 50_000
 FINE_LR, FINE_LR_FEATURES, FINE_HALVED_EVERY = 2e-4, 5e-4, 20_000
 """The official settings from scratch, and for going on from trained weights."""
@@ -24,7 +27,10 @@ class GntConfig:
     """Settings of GNT."""
 
     weights: Path | None = None
-    """Trained weights to begin with (.safetensors, see `nsx import gnt`); without them training begins from nothing."""
+    """Trained weights to begin with (.safetensors, see `nsx import gnt`). By default the shipped gnt-small; where a
+    size below asks for another network, training begins from nothing."""
+    from_scratch: bool = False
+    """Begin from nothing, at the official sizes where none are given."""
     depth: int | None = None
     """View and ray blocks: 4 for one scene, 8 across scenes. By default that of the weights, or 4."""
     width: int | None = None
@@ -78,6 +84,8 @@ class GntConfig:
             if getattr(self, name) < low:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{getattr(self, name)} is below {low}", where=flag, fix="Choose a larger value")
+        if self.weights is not None and self.from_scratch:
+            raise UserError("--weights are no beginning from nothing", where="--from-scratch", fix="Give one of both")
         if self.dropout >= 1:
             raise UserError(f"{self.dropout:g} drops everything", where="--dropout", fix="Choose a value below 1")
         if self.width is not None and (self.width % 16 or not 16 <= self.width <= 256):
@@ -92,12 +100,12 @@ class GntConfig:
         if self.is_settled:
             return self
         notes: dict[str, str] = {}
-        if self.weights is None:
+        if self._beginning is None:
             sizes = self._sizes(Architecture())
         else:
-            model, notes = load_gnt(self.weights)
+            model, notes = load_gnt(self._beginning)
             sizes = self._checked(model.architecture)
-        has_weights = self.weights is not None
+        has_weights = self._beginning is not None
         lr, lr_features, halved = (
             (FINE_LR, FINE_LR_FEATURES, FINE_HALVED_EVERY) if has_weights else (LR, LR_FEATURES, HALVED_EVERY)
         )
@@ -118,9 +126,9 @@ class GntConfig:
         Raises:
             UserError: as `settled`.
         """
-        if self.weights is None or self.is_settled:
+        if self._beginning is None or self.is_settled:
             return GntModel(self._sizes(Architecture()), generator)
-        model, _ = load_gnt(self.weights)
+        model, _ = load_gnt(self._beginning)
         self._checked(model.architecture)
         return model
 
@@ -134,6 +142,14 @@ class GntConfig:
     def code_scale(self, meta: SceneMeta) -> float:
         """Factor from the training frame to the unit of the positional code."""
         return 1 / meta.frame.scale if self.code_units == "source" else 1.0
+
+    @property
+    def _beginning(self) -> Path | None:
+        """The file of weights to begin with, if any."""
+        asks_for_sizes = any(getattr(self, field.name) is not None for field in dataclasses.fields(Architecture))
+        if self.weights is not None or asks_for_sizes or self.from_scratch:
+            return self.weights
+        return SHIPPED
 
     def _sizes(self, default: Architecture) -> Architecture:
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(Architecture)}

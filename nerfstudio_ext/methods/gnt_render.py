@@ -220,7 +220,7 @@ class GntRenderer:
         origins, group = torch.unique(rays.rays_o, dim=0, return_inverse=True)
         for at, origin in enumerate(origins):
             members = (group == at).nonzero()[:, 0]
-            views = self._sources_for(origin)
+            views = self.sources_for(origin)
             for part in members.split(RAYS_AT_A_TIME):
                 found = self._evaluate(rays[part], views, self.depth_range.of(origin))
                 assert outputs.alpha is not None and found.alpha is not None
@@ -233,7 +233,8 @@ class GntRenderer:
         alpha = confidence(views, rays.rays_o + depth[:, None] * rays.rays_d)
         return RayOutputs(passes.colors[-1].clamp(0, 1) * alpha[:, None], depth * alpha, alpha)
 
-    def _sources_for(self, origin: Tensor) -> SourceViews:
+    def sources_for(self, origin: Float[Tensor, "3"]) -> SourceViews:
+        """The nearest sources of a camera that stands there, with their feature maps."""
         pose = torch.eye(3, 4)
         pose[:, 3] = origin
         n = min(self.sampling.n_views, len(self.photos))

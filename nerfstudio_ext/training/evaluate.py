@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -105,6 +106,7 @@ def evaluate(
     method: str = "",
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
+    also: Callable[[Float[Tensor, "H W 3"], Float[Tensor, "H W 3"]], None] | None = None,
 ) -> EvalResult:
     """Render the images of a split and compare them with the photos.
 
@@ -121,6 +123,7 @@ def evaluate(
         method: Name of the method, for the result.
         progress: Told about every image.
         cancel: Stops the work.
+        also: Gets every render with its photo, to measure something else; masked pixels show the photo in both.
     Raises:
         UserError: if the split is empty or an image does not have its camera's size.
         Cancelled: when `cancel` was set.
@@ -140,6 +143,9 @@ def evaluate(
         seconds += time.perf_counter() - started
         score = _score(image, scene, i)
         scores.append(score)
+        if also is not None:
+            truth, mask = truth_image(scene, i), usable_mask(scene, i)
+            also(image if mask is None else torch.where(mask[..., None], image, truth), truth)
         if output_dir is not None:
             _write_pictures(image, truth_image(scene, i), output_dir, stems[i])
         progress.advance(done, f"{Path(score.file).name} {score.psnr:.2f} dB")

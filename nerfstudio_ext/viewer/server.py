@@ -119,8 +119,7 @@ class ViewerServer:
         panels: Sequence[PanelPlace] | None = None,
     ) -> None:
         site = site or Site()
-        self.host = host
-        self.is_open = host in ANY_ADDRESS
+        self.host, self.is_open = host, host in ANY_ADDRESS
         bound = free_port(host, port)
         self._gate = Gate(secret or fresh_secret(), bound, host, names)
         self._server = make_server(self._gate, host, bound, label)

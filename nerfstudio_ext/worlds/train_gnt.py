@@ -27,9 +27,10 @@ from ..renderer import RayRenderer
 from ..scenes.model import Scene
 from ..training.checkpoints import CheckpointNotSaved, list_checkpoints, load_checkpoint, save_checkpoint
 from .captures import VALIDATION_SEEDS, make_capture, make_capture_with_depths
+from .gnt_start import start_sweeping
 
 LOG = "log.jsonl"
-_WARM_UP = 200
+_WARM_UP = 100
 """Steps over which the rate rises: the first gradients of a transformer are too large for Adam."""
 _SECOND_MOMENT = 0.99
 """Adam's memory of squared gradients, short: scenes differ, and a training has thousands of steps, not hundreds of
@@ -203,7 +204,7 @@ def _draw_rays(
 
 
 def start_simply(model: GntModel) -> None:
-    """Let the position layers pass tokens on, nearly as they are, and colours begin at grey.
+    """For networks too small to sweep: let the position layers pass tokens on, and colours begin at grey.
 
     The official layers replace the tokens by something random at first: what the views show then reaches the colour
     only after thousands of steps. Where a point lies says nothing about an unknown scene, so its code begins small.
@@ -253,7 +254,8 @@ class _Training:
         config = self.config
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = GntModel(config.architecture(), self.generator)
-        start_simply(self.model)
+        if not start_sweeping(self.model):
+            start_simply(self.model)
         groups = ((self.model.net_coarse, config.lr), (self.model.feature_net, config.lr_features))
         settings = [{"params": list(net.parameters()), "lr": lr, "peak": lr} for net, lr in groups]
         self.optimizer = torch.optim.Adam(settings, betas=(0.9, _SECOND_MOMENT))
@@ -262,7 +264,8 @@ class _Training:
 
     def run(self) -> GntModel:
         config = self.config
-        self._fill_pool()
+        if self.step < config.steps:
+            self._fill_pool()
         self.progress.stage("training GNT", config.steps)
         started, errors = time.monotonic() - self.seconds, []
         while self.step < config.steps:
