@@ -57,6 +57,7 @@ def run(options: ExportMeshOptions, out: Output) -> None:
     opened = opening(options, "mesh", "mesh.glb")
 
     from ..exporters.mesh import MeshOptions, export_mesh
+    from ..scenes.viewpoints import viewpoints
     from .render import world_to_training
 
     run, meta = opened.run, opened.run.meta
@@ -68,7 +69,7 @@ def run(options: ExportMeshOptions, out: Output) -> None:
     )  # fmt: skip
     began = time.perf_counter()
     with out.progress() as progress:
-        cameras = meta.training_cameras().select(list(meta.split.train))
+        cameras = viewpoints(meta)
         report = export_mesh(
             run.renderer(), density_of(run), cameras, opened.target, settings, opened.placement, progress=progress
         )

@@ -38,6 +38,7 @@ def run(options: ExportPointsOptions, out: Output) -> None:
     opened = opening(options, "points", "points.ply")
 
     from ..exporters.points import PointOptions, export_points
+    from ..scenes.viewpoints import viewpoints
     from .render import world_to_training
 
     run, meta = opened.run, opened.run.meta
@@ -45,7 +46,7 @@ def run(options: ExportPointsOptions, out: Output) -> None:
     settings = PointOptions(options.n_points, options.remove_outliers, box, options.seed, options.overwrite)
     began = time.perf_counter()
     with out.progress() as progress:
-        cameras = meta.training_cameras().select(list(meta.split.train))
+        cameras = viewpoints(meta)
         n = export_points(
             run.renderer(), cameras, opened.target, settings, opened.placement, progress=progress
         )  # fmt: skip

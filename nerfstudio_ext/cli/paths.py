@@ -94,7 +94,7 @@ def _built(spec: str, meta: SceneMeta, settings: PathSettings) -> CameraPath:
         return _photo_views(spec, meta, size)
     if spec not in MOVING:
         return _from_file(Path(spec), spec, meta, settings)
-    cameras = _views(meta, "train")[0]
+    cameras = _looked_from(meta)
     seconds = 8.0 if settings.seconds is None else settings.seconds
     if spec == "orbit":
         return camera_paths.orbit(
@@ -138,7 +138,7 @@ def _from_file(file: Path, spec: str, meta: SceneMeta, settings: PathSettings) -
     if file.suffix.lower() == ".csv":
         return path_from_table(
             read_pose_table(file),
-            _views(meta, "train")[0],
+            _looked_from(meta),
             frame=meta.frame if settings.input_frame == "source" else None,
             up=up_of(meta),
             seconds=settings.seconds,
@@ -193,6 +193,13 @@ def up_of(meta: SceneMeta) -> tuple[float, float, float]:
     """The capture's upward axis, +Z, in the training frame."""
     x, y, z = meta.frame.rotation[:, 2].tolist()
     return x, y, z
+
+
+def _looked_from(meta: SceneMeta) -> Cameras:
+    """The cameras that a moving path keeps to."""
+    from ..scenes.viewpoints import seen_all_around
+
+    return _views(seen_all_around(meta), "train")[0]
 
 
 def _views(meta: SceneMeta, purpose: str) -> tuple[Cameras, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from ..errors import UserError
 from .console import Output
 from .options import CommonOptions, one_of
 from .stega_extract import read_key
-from .stega_inputs import messages_of, photos_of
+from .stega_inputs import looked_at, messages_of, photos_of
 from .stega_verify import say_owners, verify
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def run(options: EmbedOptions, out: Output) -> int:
     from ..stages.stega.messages import layout_named
     from ..training.runs import open_run
 
-    parent = open_run(source)
+    parent = looked_at(open_run(source))
     if options.verify is not None and isinstance(parent.method, Marked):
         with out.progress() as progress:
             code, answer = verify(parent, key, messages, options.verify, out, progress)
@@ -156,7 +156,7 @@ def _hide(options: EmbedOptions, source: Path, out: Output) -> int:
     from ..training.runs import open_run
     from .stega_hidden import hidden_of, say_hidden
 
-    hidden, parent = hidden_of(options.image, options.audio), open_run(source)
+    hidden, parent = hidden_of(options.image, options.audio), looked_at(open_run(source))
     with out.progress() as progress:
         child = hide_in_run(
             parent, photos_of(parent, progress, options.capture, _WITHOUT_PHOTOS), key, hidden,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,13 @@ def messages_of(payload_ids: Sequence[str], text: str | None, bytes_hex: str | N
         raise UserError(f"'{bytes_hex}' is not hexadecimal", where="--bytes-hex") from None
 
 
+def looked_at(opened: OpenedRun) -> OpenedRun:
+    """The run with cameras all around it where it was lifted from one photo: what is not looked at is not marked."""
+    from ..scenes.viewpoints import seen_all_around
+
+    return dataclasses.replace(opened, meta=seen_all_around(opened.meta))
+
+
 def photos_of(opened: OpenedRun, progress: Progress, capture: Path | None, consequence: str) -> Scene | None:
     """The capture with its photos; None, with a warning, where it is gone.
 
@@ -46,8 +54,11 @@ def photos_of(opened: OpenedRun, progress: Progress, capture: Path | None, conse
         capture: Where it is now; must be right when given.
         consequence: What the user has to do without, as the warning says it.
     """
+    from ..scenes.viewpoints import is_lifted
     from .evaluate import scene_of_run
 
+    if is_lifted(opened.meta):
+        return None  # one photo cannot say how near the other sides are to the truth
     try:
         return scene_of_run(opened.config.source, opened.meta, progress, capture=capture)
     except UserError as error:

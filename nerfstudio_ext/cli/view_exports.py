@@ -55,10 +55,11 @@ def _placement(opened: OpenedRun, request: ExportRequest, up: object) -> Placeme
 
 def _points(opened: OpenedRun, request: ExportRequest, progress: Progress, cancel: CancelToken) -> list[Path]:
     from ..exporters.points import PointOptions, export_points
+    from ..scenes.viewpoints import viewpoints
 
     target = request.folder / f"{request.name}.ply"
     options = PointOptions(cast(int, request.options["n_points"]), crop=request.crop, overwrite=True)
-    cameras = opened.meta.training_cameras().select(list(opened.meta.split.train))
+    cameras = viewpoints(opened.meta)
     placement = _placement(opened, request, request.options["axis"])
     export_points(opened.renderer(), cameras, target, options, placement, progress=progress, cancel=cancel)
     return [target, target.with_name(target.name + ".json")]
@@ -66,13 +67,14 @@ def _points(opened: OpenedRun, request: ExportRequest, progress: Progress, cance
 
 def _mesh(opened: OpenedRun, request: ExportRequest, progress: Progress, cancel: CancelToken) -> list[Path]:
     from ..exporters.mesh import MeshOptions, export_mesh
+    from ..scenes.viewpoints import viewpoints
     from .export_mesh import density_of
 
     suffix = str(request.options["suffix"])
     target = request.folder / f"{request.name}{suffix}"
     colors: Literal["vertex", "texture"] = "vertex" if suffix == ".ply" else "texture"
     options = MeshOptions(cast(int, request.options["resolution"]), crop=request.crop, colors=colors, overwrite=True)
-    cameras = opened.meta.training_cameras().select(list(opened.meta.split.train))
+    cameras = viewpoints(opened.meta)
     placement = _placement(opened, request, "y" if suffix == ".glb" else "z")
     report = export_mesh(
         opened.renderer(), density_of(opened), cameras, target, options, placement, progress=progress, cancel=cancel
