@@ -47,6 +47,19 @@ def test_structures_have_the_compiler_s_sizes() -> None:
     assert host_kernels("march.cu").structure_sizes() == sizes
 
 
+def test_halves_are_rounded_as_torch_rounds_them() -> None:
+    """What all other comparisons rest on: every half, what lies in the middle of two, and what lies beside that."""
+    halves = torch.arange(0x7C00, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
+    middles = 0.5 * (halves[1:] + halves[:-1])
+    beside = [torch.nextafter(middles, torch.full_like(middles, end)) for end in (0.0, torch.inf)]
+    values = torch.cat([halves, middles, *beside, torch.tensor([7e4, 1e30, torch.inf, 1e-9, 1e-30])])
+    values = torch.cat([values, -values])
+    found = poisoned(len(values) // 2, dtype=torch.int32)
+    arguments = cuda_params.CastTable(address(values), address(found), len(values))
+    host_kernels("adam.cu").launch("cast_table", arguments, -(-len(values) // 512), 256)
+    assert torch.equal(found.view(torch.float16), values.clamp(-65504, 65504).half())
+
+
 def march(view: View, marching: Marching, room: int = 100_000, limit: int = ALL) -> tuple[Samples, Tensor]:
     """All samples of the rays, and the totals (kept, dropped, wanted)."""
     library = host_kernels("march.cu")
