@@ -75,6 +75,10 @@ def options_for(argv: list[str]) -> tuple[type[TrainOptions], list[str]]:
     methods = {name: entry for name, entry in known_methods().items() if entry.is_trainable}
     name, rest = _take_method(argv, methods)
     config = methods[name or DEFAULT_METHOD].config
+    if name == "lift":
+        from .lift import options_for as options_of_lift
+
+        return options_of_lift(rest, config)
     own = ("method_config", config, field(default_factory=config))
     options = dataclasses.make_dataclass("Options", [own], bases=(TrainOptions,), frozen=True)
     if name is None:
@@ -100,6 +104,10 @@ def _take_method(argv: list[str], names: Iterable[str]) -> tuple[str | None, lis
 
 def run(options: Any, out: Output, after_training: Callable[[Session], dict[str, object]] | None = None) -> int:
     """Prepare, train, evaluate, report; the exit code says how training ended."""
+    from . import lift
+
+    if isinstance(options, lift.LiftOptions):
+        return lift.run(options, out)
     if options.resume is not None:
         return _resume(options, out)
     source = one_of("train", "INPUT", options.source)

@@ -49,20 +49,23 @@ class Photo:
         rgba: Straight alpha.
         depth: Relative, larger is farther; NaN where unknown.
         notes: Camera and words.
+        original: The photo at its own size, for priors that see more than is trained at; None: the same.
     """
 
     rgba: Float[Tensor, "4 S S"]
     depth: Float[Tensor, "S S"]
     notes: PreparedNotes
+    original: Float[Tensor, "4 H W"] | None = None
 
     def subject(self, config: LiftConfig) -> Subject:
         """What the prior is told."""
         n = self.notes
         one = torch.ones(1)
         view = Views(0 * one, n.elevation_deg * one, n.distance * one, n.fov_y_deg * one)
+        rgba = self.rgba if self.original is None else self.original
         return Subject(
-            self.rgba[:3],
-            self.rgba[3:],
+            rgba[:3],
+            rgba[3:],
             view,
             config.text or n.text,
             n.negative_text,
@@ -79,13 +82,14 @@ def read_photo(scene: Scene, side: int) -> Photo:
         pixels = torch.from_numpy(scene.images.pixels(scene.meta.split.train[0]).copy())
         full = torch.full_like(pixels[..., :1], 255)
         rgba, depth, notes = torch.cat([pixels, full], 2)[..., :4], None, PreparedNotes()
-    small = reduced(rgba.permute(2, 0, 1).float() / 255, side)
+    original = rgba.permute(2, 0, 1).float() / 255
+    small = reduced(original, side)
     if depth is None:
-        return Photo(small, torch.full((side, side), torch.nan), notes)
+        return Photo(small, torch.full((side, side), torch.nan), notes, original)
     nearest = functional.interpolate(torch.from_numpy(depth)[None, None], (side, side), mode="nearest-exact")[0, 0]
     # Depths at the border of the mask are a mixture with the background's.
     inner = -functional.max_pool2d(-small[None, 3:], 3, 1, 1)[0, 0] > 0.95
-    return Photo(small, torch.where(inner, nearest, torch.nan), notes)
+    return Photo(small, torch.where(inner, nearest, torch.nan), notes, original)
 
 
 def reduced(rgba: Float[Tensor, "4 H W"], side: int) -> Float[Tensor, "4 side side"]:
