@@ -180,8 +180,8 @@ class RayRenderer:
             for rays in self._chunks(camera, cancel):
                 outputs.append(self.render_rays(rays))
             frame = self._frame(camera, outputs)
-        if cancel is not None:
-            cancel.check()  # a device may have left the picture unfinished
+        if cancel is not None and self.device.type != "cpu":
+            cancel.check()  # the device may have left the picture unfinished
         return frame
 
     def cropped(self, box: CropBox) -> RayRenderer:

@@ -29,6 +29,7 @@ from .fused import (
     field_step,
     make_space,
     render_field,
+    round_batch,
 )
 from .hash_color import MAX_BANDS, hash_color
 from .layouts import BLOCK, GridLayout, Marching, count_bits, pack_bits, unpack_bits
@@ -66,6 +67,7 @@ __all__ = [
     "sector_color",
     "make_space",
     "render_field",
+    "round_batch",
     "GridLayout",
     "Marching",
     "composite",

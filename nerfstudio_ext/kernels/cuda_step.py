@@ -158,6 +158,7 @@ class FieldSpace:
         self._memory: StepMemory | None = None
         self._layout: tuple[Any, ...] = ()
         self._graphs: OrderedDict[tuple[Any, ...], torch.cuda.CUDAGraph | None] = OrderedDict()
+        self._pool: Any = None
         self.halvings = 0
         self.n_replayed = 0
 
@@ -213,7 +214,8 @@ class FieldSpace:
         else:
             graph = self._graphs[key]
             if graph is None:
-                graph = self._graphs[key] = captured(queue)
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                graph = self._graphs[key] = captured(queue, self._pool)
             graph.replay()
             self.n_replayed += 1
         self._graphs.move_to_end(key)
@@ -232,10 +234,20 @@ class FieldSpace:
         return self._memory
 
 
-def captured(queue: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of what `queue` queues; it must have run once before, so that everything is compiled and loaded."""
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may render meanwhile: what they do must not spoil the capture.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        queue()
+def captured(queue: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of what `queue` queues; it must have run once before, so that all is compiled and loaded.
+
+    Intermediate tensors lie in `pool`; graphs that share it must not run at the same time.
+    """
+    graph, stream, present = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(present)
+    with torch.cuda.stream(stream):
+        # Other threads may render meanwhile: what they do must not spoil the capture. (torch's own context manager
+        # also collects garbage and gives memory back, which takes longer than many steps.)
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            queue()
+        finally:
+            graph.capture_end()
+    present.wait_stream(stream)
     return graph

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
 
+_LEAST_RAYS_STEP = 256
+
+
 @dataclass(frozen=True)
 class FieldTensors:
     """A fast field: hash grid, density network and colour network, in the cube of edge `aabb_scale` around 0.
@@ -172,6 +175,12 @@ def field_density(field: FieldTensors, x: Float[Tensor, "N 3"], *, backend: str 
     """Densities of a field at positions of its cube, without gradients; outside, those of the nearest point inside."""
     with torch.no_grad():
         return call("field_density", backend, (field, x), table=field.table, x=x)
+
+
+def round_batch(n_rays: int) -> int:
+    """A batch size near below `n_rays`, out of eight per octave: a device captures its step once for each size."""
+    step = max(_LEAST_RAYS_STEP, 1 << max(n_rays.bit_length() - 4, 0))
+    return max(n_rays // step * step, _LEAST_RAYS_STEP)
 
 
 def make_space(device: torch.device | str) -> object | None:

@@ -22,8 +22,6 @@ from ..scenes.pixel_sampler import PixelBatch
 from .protocol import ParamGroup
 
 RAYS_RANGE = (256, 16384)
-CUDA_RAYS_STEP = 256
-"""On CUDA devices batches come in multiples of so many rays: a graph is captured for each size."""
 RAYS_PER_CALL = 2048
 """Some 5 ms of work on two cores: a new camera interrupts a picture between two calls."""
 CUDA_RAYS_PER_CALL = 1 << 22
@@ -294,7 +292,7 @@ class Ngp(nn.Module):
         most = max(RAYS_RANGE[1], self.config.samples_per_batch // 2)
         self.n_rays = int(min(max(math.sqrt(self.n_rays * wanted), RAYS_RANGE[0]), most))
         if self.aabb.device.type == "cuda":
-            self.n_rays = self.n_rays // CUDA_RAYS_STEP * CUDA_RAYS_STEP
+            self.n_rays = kernels.round_batch(self.n_rays)
         self._stats = {
             "marched_per_ray": n_marched / max(n_rays, 1),
             "seen_per_ray": seen,

@@ -10,6 +10,7 @@ import torch
 from nerfstudio_ext import methods
 from nerfstudio_ext.cli import main
 from nerfstudio_ext.errors import UserError
+from nerfstudio_ext.kernels import rtc
 from nerfstudio_ext.methods.ngp import NgpConfig
 
 
@@ -55,3 +56,13 @@ def test_a_device_that_is_not_there_is_one_line(
     assert main([command, str(tiny_run), "--device", "cuda"]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: --device cuda: torch finds no CUDA device")
+
+
+def test_the_cuda_benchmark_needs_a_gpu_and_says_so(without_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    rtc.absence.cache_clear()
+    try:
+        assert main(["bench", "cuda"]) == 2
+    finally:
+        rtc.absence.cache_clear()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: nsx bench cuda: torch finds no CUDA device")

@@ -7,6 +7,7 @@ and `torch.compile` tried on the field.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +27,33 @@ class TorchField(nn.Module):
         field: Its parameters; copied.
     """
 
+    scales: Tensor
+    offsets: Tensor
+    is_dense: Tensor
+    corners: Tensor
+    dense: Tensor
+    primes: Tensor
+
     def __init__(self, field: FieldTensors) -> None:
         super().__init__()
         layout: GridLayout = field.layout
         device = field.table.device
         names = ("table", "d1", "d2", "c1", "c2", "c3")
         self.weights = nn.ParameterDict({name: nn.Parameter(getattr(field, name).detach().clone()) for name in names})
-        self.scales: Tensor
-        strides = torch.tensor([resolution + 1 for resolution in layout.resolutions], device=device)
+        # Whole numbers of 32 bits, half the traffic: products wrap around as the hash wants them to.
+
+        def whole(values: Any) -> Tensor:
+            return torch.tensor(values, device=device, dtype=torch.int32)
+
+        strides = whole([resolution + 1 for resolution in layout.resolutions])
         self.register_buffer("scales", torch.tensor(layout.scales, device=device))
-        self.register_buffer("offsets", torch.tensor(layout.offsets[:-1], device=device)[:, None])
+        self.register_buffer("offsets", whole(layout.offsets[:-1])[:, None])
         self.register_buffer("is_dense", torch.tensor(layout.is_dense, device=device)[:, None])
-        self.register_buffer("corners", torch.tensor([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)], device=device))
+        self.register_buffer("corners", whole([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)]))
         dense = torch.stack([torch.ones_like(strides), strides, strides**2], -1)
         self.register_buffer("dense", dense[:, None, :])
-        self.register_buffer("primes", torch.tensor(HASH_PRIMES, device=device))
+        signed = [prime - (1 << 32) if prime >= 1 << 31 else prime for prime in HASH_PRIMES]
+        self.register_buffer("primes", whole(signed))
         self.mask, self.n_outputs = 2**layout.log2_table - 1, layout.n_outputs
 
     def geometry(self, x: Tensor) -> Tensor:
@@ -48,9 +61,11 @@ class TorchField(nn.Module):
         position = (x + 0.5).clamp(0, 1)[:, None, :] * self.scales[:, None] + 0.5  # [S,L,3]
         lower = position.floor()
         fraction = (position - lower)[:, :, None, :]
-        corner = lower.long()[:, :, None, :] + self.corners  # [S,L,8,3]
+        corner = lower.int()[:, :, None, :] + self.corners  # [S,L,8,3]
         x_part, y_part, z_part = (corner * self.primes).unbind(-1)
-        rows = torch.where(self.is_dense, (corner * self.dense).sum(-1), (x_part ^ y_part ^ z_part) & self.mask)
+        rows = torch.where(
+            self.is_dense, (corner * self.dense).sum(-1, dtype=torch.int32), (x_part ^ y_part ^ z_part) & self.mask
+        )
         weight = torch.where(self.corners == 1, fraction, 1 - fraction).prod(-1)
         features = torch.nn.functional.embedding(rows + self.offsets, self.weights["table"])
         encoded = (weight[..., None] * features).sum(2).reshape(len(x), self.n_outputs)

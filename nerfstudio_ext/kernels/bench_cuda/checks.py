@@ -73,8 +73,8 @@ class _Scene:
 
         widths = ((layout.n_outputs, 64), (64, 16), (32, 64), (64, 64), (64, 3))
         parts = [normal(layout.n_rows, layout.n_features), *(normal(*s) / s[0] ** 0.5 for s in widths)]
-        half = [part.half().float().cuda() for part in parts]
-        self.field = FieldTensors(layout, *half, float(2 ** (n_cascades - 1)))
+        table, d1, d2, c1, c2, c3 = (part.half().float().cuda() for part in parts)
+        self.field = FieldTensors(layout, table, d1, d2, c1, c2, c3, float(2 ** (n_cascades - 1)))
         origins = 1.5 * normal(n_rays, 3)
         aim = 0.3 * normal(n_rays, 3) - origins
         aim[3::7] *= -1
@@ -126,7 +126,7 @@ def _gradients(scene: _Scene, options: StepOptions, backend: str) -> tuple[float
     tensors = {name: getattr(scene.field, name).clone().requires_grad_() for name in NAMES}
     field = replace(scene.field, **tensors)
     space = FieldSpace() if backend == "cuda" else None
-    arguments = (field, scene.rays, scene.jitter, scene.target, scene.background, scene.occupancy, options, 1 << 18)
+    arguments = (field, scene.rays, scene.jitter, scene.target, scene.background, scene.occupancy, options, 1 << 20)
     found = field_step(*arguments, space, backend=backend)
     if found.loss.requires_grad:
         found.loss.backward()

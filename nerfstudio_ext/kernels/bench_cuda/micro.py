@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import cuda_launch
+from .. import cuda_launch, round_batch
 from ..cuda_launch import Launcher
 from ..cuda_sizes import FieldSizes
 from ..cuda_train import FusedTrainer
@@ -97,7 +97,7 @@ def _rays_for(
     """Rays whose samples come near a number."""
     _step(trainer, draw(pictures, n_rays, generator))
     per_ray = max(1.0, trainer.look().n_seen / n_rays)
-    return int(min(max(n_samples / per_ray, 256), 4 * n_rays)) // 256 * 256
+    return round_batch(int(min(max(n_samples / per_ray, 256), 4 * n_rays)))
 
 
 def _step(trainer: FusedTrainer, batch: Batch) -> None:

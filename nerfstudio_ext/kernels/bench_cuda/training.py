@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import FieldTensors
+from .. import FieldTensors, round_batch
 from ..cuda_train import FusedTrainer
 from .baselines import Renderer, Sampler, TorchField
 from .rendering import render_fused_picture
@@ -116,7 +116,7 @@ class Baseline:
 def next_size(n_rays: int, seen_per_ray: float) -> int:
     """Rays of the next batches, so that about `SAMPLES` samples are seen."""
     wanted = SAMPLES / max(seen_per_ray, 0.5)
-    return int(min(max(math.sqrt(n_rays * wanted), RAYS[0]), RAYS[1])) // 256 * 256
+    return round_batch(int(min(max(math.sqrt(n_rays * wanted), RAYS[0]), RAYS[1])))
 
 
 def psnr_of(trainer: Ours | Baseline, tests: Pictures, most: int = 8) -> float:
