@@ -40,6 +40,8 @@ RUNS = {
 }
 """What is compared; the last two are on things from the ranges that training left out."""
 HELD_OUT_SEED = 1 << 30
+SHEET_ROWS = 8
+"""Things in the contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,13 @@ def main(arguments: Arguments) -> int:
             strips = arguments.folder / f"{run}-{arguments.side}"
             strips.mkdir(exist_ok=True)
             Image.fromarray(strip).save(strips / f"{number:03d}.png")
-            record = {"run": run, "number": number, "side": arguments.side, "lift": str(arguments.lift)}
+            record = {"run": run, "number": number, "side": arguments.side, "lift": str(arguments.lift.settled())}
             record |= {name: round(value, 3) for name, value in dataclasses.asdict(findings).items()}
             with lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
     summary = {run: summarise(read_lines(lines, run, arguments)) for run in arguments.runs}
     (arguments.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_sheet(arguments)
     for run, means in summary.items():
         print(f"{RUNS[run]}: " + ", ".join(f"{name} {value:g}" for name, value in means.items()))
     return 0
@@ -138,8 +141,24 @@ def read_lines(path: Path, run: str, arguments: Arguments) -> dict[int, dict[str
     if not path.exists():
         return {}
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    wanted = {"run": run, "side": arguments.side, "lift": str(arguments.lift)}
+    wanted = {"run": run, "side": arguments.side, "lift": str(arguments.lift.settled())}
     return {r["number"]: r for r in records if {name: r[name] for name in wanted} == wanted}
+
+
+def write_sheet(arguments: Arguments) -> None:
+    """One row per thing: the truth, then every run, each from the front, the side and twice from behind."""
+    rows = []
+    for number in range(min(arguments.count, SHEET_ROWS)):
+        paths = [arguments.folder / f"{run}-{arguments.side}" / f"{number:03d}.png" for run in arguments.runs]
+        strips = [np.asarray(Image.open(path)) for path in paths if path.exists()]
+        if len(strips) == len(paths):
+            truth = strips[0][: arguments.side]
+            rows.append(np.concatenate([truth, *(strip[arguments.side :] for strip in strips)], 1))
+    if rows:
+        sheet = Image.fromarray(np.concatenate(rows))
+        zoom = max(1, 48 // arguments.side)
+        sheet = sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
+        sheet.save(arguments.folder / f"sheet-{'-'.join(arguments.runs)}-{arguments.side}.png")
 
 
 def summarise(records: dict[int, dict[str, float]]) -> dict[str, float]:
