@@ -13,7 +13,9 @@ from nerfstudio_ext.cli.entry import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "apps").glob("*.py"))
-LAUNCHERS = [path for path in SCRIPTS if not path.stem.endswith(("_extractor", "_gnt", "_augmented"))]
+LAUNCHERS = [
+    path for path in SCRIPTS if not path.stem.endswith(("_extractor", "_gnt", "_augmented", "_lift", "_lift_prior"))
+]
 """Each starts one command of `nsx`; the other scripts of apps/ make files that come with the package, or tables."""
 IMPORT_BUDGET_S = 1.5
 """`nsx --help` on an idle core; torch alone takes longer to import."""
