@@ -31,9 +31,11 @@ FINAL, FIRST_ANSWER = slice(18, 21), slice(24, 27)
 WHITE = 21
 AGREED, AGREED_HIGH, AGREED_LOW = slice(27, 30), slice(30, 33), slice(33, 36)
 COLOR, FEATURES = slice(40, 43), slice(44, 48)
+UNSEEN = 49
 ZERO, PLUS, MINUS = 61, 62, 63
 """Channels of a token: mean, softened extremes of colours and of four features over the views; what the rays answer;
-how white the mean is; the same again for views that agree; what a view shows; nothing; the carriers."""
+how white the mean is; the same again for views that agree; what a view shows; whether one does not see the point;
+nothing; the carriers."""
 
 TILT, FEATURE_TILT = 12.0, 1.0
 """Sharpness of the softened extremes, per unit of colour and of feature."""
@@ -45,6 +47,8 @@ SHARPNESS = (12.0, 25.0, 25.0, 50.0)
 """Attention lost per unit of disagreement, by head."""
 FEATURE_SHARPNESS = 0.15
 """The same per unit of features, times that of the head."""
+UNSEEN_SHARPNESS = 4.0
+"""Attention lost where a view sees nothing (or black): one view alone always agrees with itself."""
 WHITE_FROM, WHITE_SHARPNESS = 2.85, 30.0
 """Sum of the channels above which a mean counts as white, and attention lost per unit above it: before a white
 background all views agree on the air around a thing, too."""
@@ -98,8 +102,9 @@ def _set(weight: Tensor, rows: slice, columns: slice, value: float) -> None:
 def _start_input(layers: nn.Module, features: FeatureNet) -> None:
     """Colours pass the ReLU as they are, four features as positive and negative part; the carriers are biases."""
     before, after = _pair(layers)
-    before.weight[:11] = 0
-    before.bias[:11] = 0
+    before.weight[:12] = 0
+    before.bias[:12] = 0
+    before.weight[11, :3], before.bias[11] = -20, 1
     before.weight[range(3), range(3)] = 1
     for i in range(4):
         before.weight[3 + i, 3 + i], before.weight[7 + i, 3 + i] = 1, -1
@@ -109,7 +114,8 @@ def _start_input(layers: nn.Module, features: FeatureNet) -> None:
     _set(after.weight, COLOR, slice(0, 3), 1)
     _set(after.weight, FEATURES, slice(3, 7), 1)
     after.weight[range(FEATURES.start, FEATURES.stop), range(7, 11)] = -1
-    after.bias[COLOR], after.bias[FEATURES] = 0, 0
+    after.weight[UNSEEN], after.bias[[*range(COLOR.start, FEATURES.stop), UNSEEN]] = 0, 0
+    after.weight[UNSEEN, 11] = 1
 
 
 def _pass_on(layers: nn.Module, width: int) -> None:
@@ -218,7 +224,8 @@ def _start_rays(block: RayBlock, shown: slice, answer: slice, extremes: tuple[sl
         for extreme, sign in ((FEATURE_HIGH, -1.0), (FEATURE_LOW, 1.0)):
             attention.k_fc.weight[at, extreme] += sign * slope * FEATURE_SHARPNESS / 4
         attention.k_fc.weight[at, WHITE] = -WHITE_SHARPNESS * math.sqrt(size)
-        attention.k_fc.weight[at, ZERO] = WHITE_SHARPNESS * math.sqrt(size)
+        attention.k_fc.weight[at, UNSEEN] = -UNSEEN_SHARPNESS * math.sqrt(size)
+        attention.k_fc.weight[at, ZERO] = (WHITE_SHARPNESS + UNSEEN_SHARPNESS) * math.sqrt(size)
         _set(attention.v_fc.weight, slice(at, at + 3), shown, 1)
         attention.v_fc.weight[at : at + 3, ZERO] = -1
         for i in range(3):

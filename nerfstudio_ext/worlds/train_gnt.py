@@ -78,9 +78,9 @@ class GntTraining:
     depth_share: float = 0.1
     """Weight of the cross entropy between the attention along a ray and the true distance, beside the mean squared
     error of colours; computed scenes know the distance."""
-    lr: float = 1e-3
-    """Rate of the transformer."""
-    lr_features: float = 1e-3
+    lr: float = 2e-4
+    """Rate of the transformer; small, since training begins at weights that already do something."""
+    lr_features: float = 5e-4
     """The same of the feature network."""
     falling_share: float = 0.3
     """Share of the steps at the end over which the rates fall to zero."""
