@@ -26,8 +26,8 @@ def viewpoints(meta: SceneMeta) -> Cameras:
 
 def is_lifted(meta: SceneMeta) -> bool:
     """Whether a scene is an object made from one photo, with or without cameras around it."""
-    first, *others = meta.image_names
-    return first == FRONT and all(name.startswith(_AROUND) for name in others)
+    names = meta.image_names
+    return names[:1] == (FRONT,) and all(name.startswith(_AROUND) for name in names[1:])
 
 
 def seen_all_around(meta: SceneMeta) -> SceneMeta:

@@ -44,3 +44,5 @@ def test_a_photo_from_high_up_is_not_seen_from_beyond_the_pole():
 def test_captures_keep_their_cameras():
     meta = dataclasses.replace(lifted(), image_names=("a.jpg",))
     assert seen_all_around(meta) is meta and len(viewpoints(meta)) == 1
+    assert not is_lifted(dataclasses.replace(meta, image_names=()))
+    assert not is_lifted(dataclasses.replace(meta, image_names=("front.png", "back.png")))
