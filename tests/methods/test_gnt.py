@@ -13,11 +13,11 @@ from nerfstudio_ext import kernels, methods
 from nerfstudio_ext.cameras import Cameras
 from nerfstudio_ext.cli.entry import main
 from nerfstudio_ext.errors import UserError
-from nerfstudio_ext.fields.gnt_weights import Architecture, GntModel, save_gnt
+from nerfstudio_ext.fields.gnt_weights import Architecture, GntModel, load_gnt, save_gnt
 from nerfstudio_ext.lenses import Lens
 from nerfstudio_ext.methods import gnt_views
 from nerfstudio_ext.methods.gnt import Gnt
-from nerfstudio_ext.methods.gnt_config import GntConfig
+from nerfstudio_ext.methods.gnt_config import SHIPPED, GntConfig
 from nerfstudio_ext.methods.gnt_photos import photos_from_tensors, photos_of_scene
 from nerfstudio_ext.methods.gnt_render import views_of
 from nerfstudio_ext.methods.marked import Marked, MarkedConfig, marked_over
@@ -258,6 +258,21 @@ def test_weights_of_another_size_are_refused_in_one_line(tmp_path: Path, name: s
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} asks for") as caught:
         methods.build(dataclasses.replace(GntConfig(weights=path), **{name: value}), make_meta(12), seed=1)
     assert "\n" not in caught.value.line
+
+
+def test_the_shipped_weights_are_the_beginning_unless_asked_otherwise(tmp_path: Path):
+    shipped = load_gnt(SHIPPED)[0]
+    assert SHIPPED.stat().st_size < 10e6
+    default = GntConfig().settled()
+    assert (default.depth, default.width) == (shipped.architecture.depth, shipped.architecture.width)
+    gnt = methods.build(GntConfig(n_views=4), make_meta(12, 32), seed=1)
+    for name, tensor in shipped.state_dict().items():
+        assert torch.equal(tensor, gnt.model.state_dict()[name]), name
+    assert default.lr == 2e-4 and GntConfig(from_scratch=True).settled().lr == 5e-4
+    assert GntConfig(from_scratch=True).settled().feature_blocks == (3, 4, 6)
+    assert GntConfig(depth=3).settled().width == 64, "official sizes where one is given"
+    with pytest.raises(UserError, match="--from-scratch"):
+        GntConfig(weights=tmp_path, from_scratch=True)
 
 
 def test_a_marked_run_keeps_the_photos_it_looks_at(tmp_path: Path):
