@@ -64,11 +64,14 @@ def photos_panel(desk: Desk) -> Refresh | None:
         if was_over[0] and not is_over:
             assign(mode, "value", "render")  # whoever moves the camera leaves the photo
         was_over[0] = is_over
-        psnr = room.transport.photo_psnr(desk.client.client_id) if is_over else None
-        agrees = "" if psnr is None else f" · render and photo agree to {psnr:.1f} dB, as shown"
-        assign(text, "content", _name(desk, at[0]) + agrees)
+        assign(text, "content", _name(desk, at[0]) + (_agreement(desk) if is_over else ""))
 
     return refresh
+
+
+def _agreement(desk: Desk) -> str:
+    psnr = desk.room.transport.photo_psnr(desk.client.client_id)
+    return "" if psnr is None else f" · render and photo agree to {psnr:.1f} dB, as shown"
 
 
 def _name(desk: Desk, index: int) -> str:
