@@ -150,6 +150,7 @@ class Protocol:
 
     def _compile_is_faster(self, pictures: Pictures, sample: Any) -> bool:
         """Whether `torch.compile` works here and speeds the baseline up: it may have that advantage too."""
+
         def rate(use_compile: bool) -> float:
             trainer = training.Baseline(pictures, sample, use_compile=use_compile)
             return float(training.train_by_clock(trainer, None, 3.0)["rays_per_s"])
