@@ -26,6 +26,7 @@ from ..rays import Rays
 from ..renderer import RayRenderer
 from ..scenes.model import Scene
 from ..training.checkpoints import CheckpointNotSaved, list_checkpoints, load_checkpoint, save_checkpoint
+from ..training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from .captures import VALIDATION_SEEDS, make_capture, make_capture_with_depths
 from .gnt_start import start_sweeping
 
@@ -325,8 +326,7 @@ class _Training:
             file.write(json.dumps(line) + "\n")
 
     def _save(self) -> None:
-        state = self.optimizer.state_dict()["state"]
-        trainer = {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+        trainer = optimizer_tensors(self.optimizer)
         trainer |= {
             "generator": self.generator.get_state(),
             "seconds": torch.tensor(self.seconds, dtype=torch.float64),
@@ -350,12 +350,7 @@ class _Training:
                 fix="Use the same settings or another folder",
             )  # fmt: skip
         self.model.load_state_dict(checkpoint.weights)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in trainer.items():
-            index, _, part = name.partition(".")
-            if part:
-                state.setdefault(int(index), {})[part] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        load_optimizer_tensors(self.optimizer, trainer)
         self.generator.set_state(trainer["generator"])
         self.step, self.seconds = checkpoint.step, float(trainer["seconds"])
 

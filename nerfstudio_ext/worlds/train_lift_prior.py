@@ -16,6 +16,7 @@ from ..errors import TrainingFailed, UserError
 from ..methods.priors.denoiser import CHANNELS, Conditions, DenoiserSize, PoseDenoiser, cosine_alphas
 from ..progress import Progress, SilentProgress
 from ..training.checkpoints import CheckpointNotSaved, list_checkpoints, load_checkpoint, save_checkpoint
+from ..training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from .things import CLASSES, draw_thing, photograph
 
 LOG = "log.jsonl"
@@ -236,8 +237,7 @@ class _Training:
             file.write(json.dumps({k: round(v, 4) for k, v in line.items()}) + "\n")
 
     def _save(self) -> None:
-        state = self.optimizer.state_dict()["state"]
-        trainer = {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+        trainer = optimizer_tensors(self.optimizer)
         trainer |= {f"average.{name}": value for name, value in self.average.items()}
         trainer |= {
             "generator": self.generator.get_state(),
@@ -262,14 +262,9 @@ class _Training:
                 fix="Use the same settings or another folder",
             )  # fmt: skip
         self.model.load_state_dict(checkpoint.weights)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in trainer.items():
-            index, _, part = name.partition(".")
-            if index == "average":
-                self.average[part] = value.clone()
-            elif part:
-                state.setdefault(int(index), {})[part] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        load_optimizer_tensors(self.optimizer, trainer)
+        for name in self.average:
+            self.average[name] = trainer[f"average.{name}"].clone()
         self.generator.set_state(trainer["generator"])
         self.step, self.seconds = checkpoint.step, float(trainer["seconds"])
 

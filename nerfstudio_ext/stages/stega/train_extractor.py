@@ -19,6 +19,7 @@ from torch.nn import functional
 from ...errors import TrainingFailed, UserError
 from ...progress import Progress, SilentProgress
 from ...training.checkpoints import CheckpointNotSaved, list_checkpoints, load_checkpoint, save_checkpoint
+from ...training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from .carriers import Carriers
 from .curriculum import random_attacks
 from .extractor import Extractor
@@ -218,8 +219,7 @@ class _Training:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
 
     def _save(self) -> None:
-        state = self.optimizer.state_dict()["state"]
-        trainer = {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+        trainer = optimizer_tensors(self.optimizer)
         trainer["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         trainer["seed"] = torch.tensor(self.config.seed)
         try:
@@ -239,12 +239,7 @@ class _Training:
                 fix="Use the same seed or another folder",
             )  # fmt: skip
         self.extractor.load_state_dict(checkpoint.weights)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in trainer.items():
-            index, _, part = name.partition(".")
-            if part:
-                state.setdefault(int(index), {})[part] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        load_optimizer_tensors(self.optimizer, trainer)
         self.step, self.seconds = checkpoint.step, float(trainer["seconds"])
 
 
