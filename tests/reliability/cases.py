@@ -1,0 +1,90 @@
+"""The 82 cases of bad input and faults, and who holds each; `test_ledger` fails on one that nobody holds.
+
+A test holds a case by the decorator `@holds("A1", "A2")`, a table by `register(rows)`, a test of another area by its
+name in `ELSEWHERE`. Photos are A, poses and features B, capture files C, checkpoints and models D, faults while running F.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+_COUNTS = {"A": 25, "B": 8, "C": 15, "D": 11, "F": 23}
+ALL_CASES = tuple(f"{letter}{number}" for letter, count in _COUNTS.items() for number in range(1, count + 1))
+
+ELSEWHERE: dict[str, tuple[str, ...]] = {}
+"""Cases held by tests of other folders: `path/of/test_file.py::name_of_the_test`."""
+
+CANNOT: dict[str, str] = {}
+"""Cases that do not apply to this program, or that a test cannot show, with the reason."""
+
+MISSING = frozenset(
+    (
+        "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 A13 A14 A15 A16 A17 A18 A19 A20 A21 A22 A23 A24 "
+        "A25 "
+        "B1 B2 B3 B4 B5 B6 B7 B8 "
+        "C1 C2 C3 C4 C5 C6 C7 C8 C9 C10 C11 C12 C13 C14 C15 "
+        "D1 D2 D3 D4 D5 D6 D7 D8 D9 D10 D11 "
+        "F1 F2 F3 F4 F5 F6 F7 F8 F9 F10 F11 F12 F13 "
+        "F14 F15 F16 F17 F18 F19 F20 F21 "
+        "F22 F23"
+    ).split()
+)
+"""Cases that nobody holds yet; must become empty."""
+
+_HELD: dict[str, set[str]] = {case: set() for case in ALL_CASES}
+_Test = TypeVar("_Test", bound=Callable[..., object])
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One input that must be refused in one line.
+
+    Args:
+        case: The case it belongs to ("C4").
+        name: What is special about the input, unique within the case.
+        make: Writes the input into an empty folder, from a generator of its own, and returns the words for `nsx`.
+        names: What the line must name.
+        says: Regular expression that the line must contain.
+        code: Exit code.
+    """
+
+    case: str
+    name: str
+    make: Callable[[Path, np.random.Generator], Sequence[str]]
+    names: str | tuple[str, ...]
+    says: str | tuple[str, ...] = ()
+    code: int = 2
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.name}"
+
+
+def holds(*cases: str) -> Callable[[_Test], _Test]:
+    """Say that a test holds these cases."""
+
+    def mark(test: _Test) -> _Test:
+        for case in cases:
+            _HELD[case].add(f"{test.__module__}.{getattr(test, '__qualname__', test)}")
+        return test
+
+    return mark
+
+
+def register(rows: Sequence[Row]) -> Sequence[Row]:
+    """Say that a table holds the cases of its rows; returns it for `parametrize`."""
+    names = [str(row) for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two rows have one name: {sorted(name for name in names if names.count(name) > 1)}")
+    for row in rows:
+        _HELD[row.case].add(str(row))
+    return rows
+
+
+def holders() -> dict[str, set[str]]:
+    """Who holds each case, of the modules that have been imported."""
+    return {case: set(tests) for case, tests in _HELD.items()}
