@@ -16,6 +16,7 @@ LAYERS = {
     "errors": 0,
     "cameras": 1, "lenses": 1, "rays": 1, "progress": 1, "strict_json": 1,
     "camera_paths": 1, "metrics": 1, "colormaps": 1, "normals": 1,
+    "floors": 1, "tensor_files": 1, "array_files": 1,
     "kernels": 2,
     "fields": 3, "renderer": 3, "scenes": 3,
     "methods": 4,
@@ -26,6 +27,7 @@ LAYERS = {
 NEIGHBOURS = {
     ("cameras", "lenses"), ("cameras", "rays"), ("camera_paths", "cameras"), ("camera_paths", "lenses"),
     ("camera_paths", "strict_json"), ("normals", "cameras"),
+    ("tensor_files", "floors"), ("tensor_files", "strict_json"),
     ("stages", "training"), ("viewer", "exporters"), ("cli", "bench"), ("cli", "viewer_bench"),
     ("viewer_bench", "bench"), ("__main__", "cli"), ("cli", "bench_gnt"), ("bench_gnt", "viewer_bench"),
 }  # fmt: skip

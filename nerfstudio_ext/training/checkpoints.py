@@ -16,14 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as pack_safetensors
 from torch import Tensor
 
 from .. import __version__
 from ..errors import UserError
-from .tensor_checks import MAX_HEADER_BYTES, first_non_finite, tensor_checksums
+from ..tensor_files import parse_tensors
+from .tensor_checks import first_non_finite, tensor_checksums
 
 FORMAT_VERSION = 1
 WEIGHTS, TRAINER, MANIFEST = "weights.safetensors", "trainer.safetensors", "manifest.json"
@@ -296,12 +295,10 @@ def _read_tensors(path: Path, manifest: dict) -> dict[str, Tensor]:
         changed = [name for name in tensors if found.get(name) != tensors[name]] if len(found) == len(tensors) else []
         part = f"tensor '{changed[0]}'" if changed else "its header"
         raise CheckpointDamaged(f"damaged: {part} is not what was written (checksum)", where=path)
-    if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
-        raise CheckpointDamaged("its header is too large to be ours", where=path)
     try:
-        return parse_safetensors(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointDamaged(f"not a tensor file: {error}", where=path) from error
+        return parse_tensors(data, where=path)[0]
+    except UserError as error:
+        raise CheckpointDamaged(error.what, where=error.where) from error
 
 
 def _read_bytes(path: Path, limit: int) -> bytes:

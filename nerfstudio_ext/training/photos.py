@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as pack_safetensors
 
 from ..errors import UserError
 from ..methods.protocol import Method, NeedsPhotos
 from ..scenes.model import Scene
+from ..tensor_files import read_tensors
 
 PHOTOS = "photos.safetensors"
+MAX_BYTES = 1 << 34
 _FIX = "`nsx train --resume RUN` writes it again from the capture"
 
 
@@ -59,14 +59,7 @@ def read_photos(method: Method, run: Path) -> None:
     if not isinstance(method, NeedsPhotos):
         return
     path = run / PHOTOS
-    try:
-        tensors = parse_safetensors(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError("the source pictures of the run are missing", where=path, fix=_FIX) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=path) from None
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"the source pictures of the run are damaged ({error})", where=path, fix=_FIX) from None
+    tensors, _ = read_tensors(path, max_bytes=MAX_BYTES, noun="file with the run's source pictures", fix=_FIX)
     try:
         method.load_photo_tensors(tensors)
     except UserError as error:

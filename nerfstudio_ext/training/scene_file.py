@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as pack_safetensors
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -34,10 +32,11 @@ from ..methods.protocol import NeedsPhotos
 from ..scenes.model import SceneMeta
 from ..scenes.scene_json import points_from_bytes, scene_from_json, scene_to_json
 from ..strict_json import as_number, as_text, parse_json
+from ..tensor_files import parse_tensors
 from .config import RunConfig
 from .photos import PHOTOS
 from .runs import OpenedRun, find_run, load_weights
-from .tensor_checks import MAX_HEADER_BYTES, first_non_finite
+from .tensor_checks import first_non_finite
 
 SUFFIX = ".nsx"
 FORMAT, FORMAT_VERSION = "nerfstudio-ext scene", 1
@@ -324,13 +323,7 @@ def _checked_list(listed: object, infos: Mapping[str, zipfile.ZipInfo], path: Pa
 
 
 def _tensors(archive: SceneArchive, name: str) -> dict[str, Tensor]:
-    data = archive.read(name)
-    if int.from_bytes(data[:8], "little") > MAX_HEADER_BYTES:
-        raise UserError(f"the header of '{name}' is too large to be ours", where=name, fix=_FIX)
-    try:
-        return parse_safetensors(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"not a tensor file: {error}", where=name, fix=_FIX) from error
+    return parse_tensors(archive.read(name), where=name, fix=_FIX)[0]
 
 
 def _json(archive: SceneArchive, name: str) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-MAX_HEADER_BYTES = 4 << 20
-"""Our headers stay below 100 kB; a far larger one is not ours and would be slow to parse."""
+from ..tensor_files import MAX_HEADER_BYTES
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

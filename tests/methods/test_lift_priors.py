@@ -96,7 +96,7 @@ def test_a_set_survives_its_file(tmp_path):
         other = getattr(known, name)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
-    for name, words in (("broken.safetensors", "no set of pictures"), ("missing", "no such file")):
+    for name, words in (("broken.safetensors", "not a tensor file"), ("missing", "no such set of pictures")):
         with pytest.raises(UserError, match=words):
             make_prior(PriorSettings("empirical", str(tmp_path / name)))
     with pytest.raises(UserError, match="needs a set of pictures"):

@@ -120,7 +120,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], object], bool, str]] = {
     ),
     "cut weights": (lambda m: m.update({"weights.safetensors": m["weights.safetensors"][:-9]}), False, "not the size"),
     "garbage weights": (lambda m: m.update({"weights.safetensors": b"\x00" * 100}), True, "not a tensor file"),
-    "endless header": (lambda m: m.update({"weights.safetensors": b"\xff" * 100}), True, "too large to be ours"),
+    "endless header": (lambda m: m.update({"weights.safetensors": b"\xff" * 100}), True, "header would have"),
     "large thumbnail": (lambda m: m.update({"thumbnails/00000.jpg": bytes(2**21)}), True, "too large"),
     "another format": (edit_json(MANIFEST, lambda d: d.update(format="zip")), True, "another format"),
     "newer format": (edit_json(MANIFEST, lambda d: d.update(format_version=9)), True, "this version reads 1"),

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ...errors import UserError
+from ...tensor_files import read_tensors
 from .pictures import from_latents, to_latents
 from .protocol import PriorFacts, Subject, Views, linear_alphas
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PHOTO_WIDTH = 0.03
 """Root mean square difference of premultiplied colours and opacities, 0..1, at which a photo shows another thing."""
+MAX_BYTES = 1 << 31
 _TENSORS = ("pictures", "photos", "views", "class_ids")
 _FIX = "Name the file that `apps/train_lift_prior.py --write-set FILE` made with --prior-model"
 NEGLIGIBLE = 12.0
@@ -152,13 +153,11 @@ def load_set(path: Path) -> PictureSet:
     Raises:
         UserError: if the file is missing or is something else.
     """
+    found, notes = read_tensors(path, max_bytes=MAX_BYTES, noun="set of pictures", fix=_FIX)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            distance, fov = file.get_tensor("camera").tolist()
-            names = tuple((file.metadata() or {}).get("classes", "").split(","))
-    except FileNotFoundError:
-        raise UserError("no such file", where=path, fix=_FIX) from None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"no set of pictures ({error})", where=path, fix=_FIX) from None
+        tensors = {name: found[name] for name in _TENSORS}
+        distance, fov = found["camera"].tolist()
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"a tensor file, but no set of pictures ({error})", where=path, fix=_FIX) from None
+    names = tuple(notes.get("classes", "").split(","))
     return PictureSet(**tensors, class_names=names, distance=distance, fov_y_deg=fov)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load as read_safetensors
 from torch import Tensor
 
 from ...errors import UserError
+from ...tensor_files import read_tensors
 from ..pretrained import ModelNote, ModelSource, library, load_model, load_part
 from .latents import (
     LatentCoder,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from . import PriorSettings
 
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+MAX_WORD_BYTES = 1 << 20
 GUIDANCE = 100.0
 """Of the paper and of DreamFusion: far above what pictures are drawn with, because a mean over views is sought."""
 _VIEWS_AT_ONCE = 2
@@ -242,10 +242,7 @@ def add_word(parts: DiffusionParts, path: Path) -> str:
     Raises:
         UserError: if the file cannot be read or was learned for another model.
     """
-    try:
-        tensors = read_safetensors(path.read_bytes())
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"the learned word cannot be read ({error})", where=path, fix="Learn it again") from None
+    tensors, _ = read_tensors(path, max_bytes=MAX_WORD_BYTES, noun="learned word", fix="Learn it again")
     table = parts.text_encoder.get_input_embeddings().weight
     if len(tensors) != 1 or next(iter(tensors.values())).shape != table.shape[1:]:
         raise UserError(

@@ -6,21 +6,18 @@ neither a download nor a GPU; it is no substitute for a prior that has seen the 
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as pack_safetensors
 from torch import Tensor
 
 from ...errors import UserError
-from .denoiser import Conditions, DenoiserSize, PoseDenoiser, cosine_alphas
+from ...tensor_files import read_tensors
+from .denoiser import CHANNELS, Conditions, DenoiserSize, PoseDenoiser, cosine_alphas
 from .pictures import from_latents, to_latents
 from .protocol import PriorFacts, Subject, Views
 
@@ -127,22 +124,13 @@ def load_denoiser(path: Path) -> tuple[PoseDenoiser, tuple[str, ...]]:
         UserError: if the file is missing, too large, damaged, or something else.
     """
     fix = "Train it with `python apps/train_lift_prior.py` and name its file with --prior-model"
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"larger than {MAX_BYTES >> 20} MB: no small prior", where=path)
-        data = path.read_bytes()
-        tensors = parse_safetensors(data)
-    except FileNotFoundError:
-        raise UserError("no such file of weights", where=path, fix=fix) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=path) from None
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"no file of weights, or a damaged one ({error})", where=path, fix=fix) from None
-    notes = _notes(data)
+    tensors, notes = read_tensors(path, max_bytes=MAX_BYTES, noun="file of weights", fix=fix)
     if notes.get("format") != FORMAT or notes.get("format_version") != str(FORMAT_VERSION):
         raise UserError("a tensor file, but no small prior of this version", where=path, fix=fix)
     try:
         size = DenoiserSize(**{field.name: int(notes[field.name]) for field in fields(DenoiserSize)})
+        if not _is_backed(size, tensors):
+            raise ValueError("a size beyond its tensors")
         model = PoseDenoiser(size)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, ValueError, RuntimeError, ZeroDivisionError) as error:
@@ -151,8 +139,13 @@ def load_denoiser(path: Path) -> tuple[PoseDenoiser, tuple[str, ...]]:
     return model, tuple(notes.get("classes", "").split(","))
 
 
-def _notes(data: bytes) -> dict[str, str]:
-    """The notes in the header of a safetensors file that has been parsed already."""
-    (length,) = struct.unpack("<Q", data[:8])
-    notes = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    return {str(name): str(value) for name, value in notes.items()}
+def _is_backed(size: DenoiserSize, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the large tensors of a size are there: notes alone must not decide how much memory is taken."""
+    width, n_places = size.width, (size.side // size.patch) ** 2
+    expected = {
+        "places": (n_places, width),
+        "classes.weight": (size.n_classes + 1, width),
+        "patches.weight": (width, CHANNELS * size.patch**2),
+    }
+    expected |= {f"layers.{i}.queries.weight": (3 * width, width) for i in range(min(size.depth, len(tensors) + 1))}
+    return all(name in tensors and tensors[name].shape == shape for name, shape in expected.items())

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as pack_safetensors
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +24,7 @@ from ...methods.priors.latents import LatentCoder, noise_of, signal_share
 from ...methods.priors.stable_diffusion import DiffusionParts, new_word
 from ...progress import Progress, SilentProgress
 from ...scenes.prepared import PreparedPhoto
+from ...tensor_files import read_tensors
 from .pictures import over_checker, row_of, save_picture
 
 logger = logging.getLogger(__name__)
@@ -37,6 +36,7 @@ TEMPLATES = (
 _SHIFT, _SCALE, _ANGLE, _TONE = 0.08, (0.8, 1.1), 10.0, 0.04
 """How far each copy of the photo is moved, scaled, turned (degrees) and tinted. It is never mirrored: a word learned
 from mirrored copies no longer knows left from right."""
+MAX_STATE_BYTES = 1 << 20
 _STEPS_PER_SAVE = 50
 _SAMPLES, _SAMPLE_STEPS, _SAMPLE_GUIDANCE = 2, 20, 7.5
 
@@ -182,13 +182,13 @@ class _Learner:
         if not path.is_file():
             return
         try:
-            state = read_safetensors(path.read_bytes())
+            state, _ = read_tensors(path, max_bytes=MAX_STATE_BYTES)
             vector = state["vector"]
             if vector.shape != self.vector.shape:
                 raise ValueError(f"{vector.shape[0]} numbers, not {self.vector.shape[0]}")
             step, generator = int(state["step"]), state["generator"]
             optimizer = {k.removeprefix("optimizer/"): v for k, v in state.items() if k.startswith("optimizer/")}
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+        except (UserError, ValueError, KeyError) as error:
             logger.warning("%s cannot be used (%s): the word is learned from the beginning", path, error)
             return
         with torch.no_grad():

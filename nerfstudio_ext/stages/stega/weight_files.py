@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as pack_safetensors
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...tensor_files import Source, read_tensors
 
 _MAX_BYTES = 16 << 20
 _AGAIN = "Get the file again"
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class Source(Protocol):
-    """A file on disk or inside the package."""
-
-    def open(self, mode: str) -> IO[bytes]:
-        """As `Path.open`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ class WeightFormat:
         Raises:
             UserError: if the file is missing, too large, of another kind or a later version, or damaged.
         """
-        tensors, notes = _parse(*self._read(source))
+        tensors, notes = self._read(source)
         where = str(source)
         if notes.get("format") != self.name:
             raise UserError(f"a tensor file, but not {self.article} {self.noun}", where=where)
@@ -97,19 +88,10 @@ class WeightFormat:
 
     def notes(self, source: Source) -> dict[str, str]:
         """The notes of a file of any format, its name among them; raises as `load` where there are none."""
-        return _parse(*self._read(source))[1]
+        return self._read(source)[1]
 
-    def _read(self, source: Source) -> tuple[bytes, str]:
-        try:
-            with source.open("rb") as file:
-                data = file.read(_MAX_BYTES + 1)
-        except FileNotFoundError:
-            raise UserError(f"no such {self.noun}", where=source, fix="Check the path") from None
-        except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", where=source) from None
-        if len(data) > _MAX_BYTES:
-            raise UserError(f"larger than {_MAX_BYTES >> 20} MB; not {self.article} {self.noun}", where=source)
-        return data, str(source)
+    def _read(self, source: Source) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return read_tensors(source, max_bytes=_MAX_BYTES, noun=self.noun, fix=_AGAIN)
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -120,17 +102,6 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _parse(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. The library returns only the tensors; the header is JSON after its length in 8 bytes."""
-    try:
-        tensors = parse_safetensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = header.get("__metadata__", {})
-    except (SafetensorError, KeyError, ValueError, AttributeError, RecursionError):
-        raise UserError("not a tensor file, or damaged", where=where, fix=_AGAIN) from None
-    return tensors, metadata
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, object]:
