@@ -19,6 +19,9 @@ from .errors import UserError
 from .lenses import LENS_KINDS, N_LENS_PARAMS, Lens, project_points, unproject_pixels
 from .rays import Rays
 
+MAX_SIDE = 1_000_000
+"""Pixels along a side that readers believe; the largest cameras and stitched panoramas stay far below."""
+
 
 @dataclass(frozen=True)
 class Camera:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_MOST_CHARACTERS = {"where": 500, "what": 900, "fix": 400}
+"""Names and values out of a damaged file can be megabytes long; the terminal gets one line that can be read."""
+
 
 class UserError(Exception):
     """Something the user can fix; the command line prints it in one line and exits with 2.
@@ -21,9 +24,10 @@ class UserError(Exception):
     @property
     def line(self) -> str:
         """The whole message on one line: `where: what. fix.`"""
-        head = f"{self.where}: " if self.where else ""
-        tail = f" {_sentence(self.fix)}" if self.fix else ""
-        return " ".join(f"{head}{_sentence(self.what)}{tail}".split())
+        where, what, fix = (_printable(getattr(self, part), most) for part, most in _MOST_CHARACTERS.items())
+        head = f"{where}: " if where else ""
+        tail = f" {_sentence(fix)}" if fix else ""
+        return f"{head}{_sentence(what)}{tail}"
 
 
 class BackendUnavailable(UserError):
@@ -47,3 +51,10 @@ class TrainingFailed(Exception):
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _printable(text: str, most: int) -> str:
+    """The text in one line without control characters (a file may be named like a terminal command), not too long."""
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: 4 * most])
+    return shown if len(shown) <= most else f"{shown[: most - 100]} ... {shown[-80:]}"

@@ -84,8 +84,9 @@ def path_from_ngp(
     places = [f"{where}: path[{i}]" for i in range(len(entries))]
     pairs = list(zip(entries, places, strict=True))
     quaternions = np.array([as_numbers(field(e, "R", w), f"{w}.R", 4) for e, w in pairs])[:, [3, 0, 1, 2]]
-    if np.linalg.norm(quaternions, axis=1).min() < 1e-6:
-        raise UserError("a quaternion R of zeros", where=where, fix="Export the path again")
+    largest = np.abs(quaternions).max(1)
+    if largest.min() < 1e-6 or largest.max() > 1e6:
+        raise UserError("a quaternion R that is no rotation", where=where, fix="Export the path again")
     quaternions = aligned(quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True))
     positions = np.array([as_numbers(field(e, "T", w), f"{w}.T", 3) for e, w in pairs])
     fovs = np.array([fov_deg(field(e, "fov", w), f"{w}.fov") for e, w in pairs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ..cameras import Camera, Cameras
+from ..cameras import MAX_SIDE, Camera, Cameras
 from ..errors import UserError
 from ..lenses import Lens
 from .colmap_files import RawCamera, RawImage, count_images, read_cameras, read_images, read_points, table_path
@@ -156,8 +157,8 @@ def _frames(
 
 def _camera_to_world(image: RawImage, where: str) -> Float[np.ndarray, "3 4"]:
     quaternion = np.array(image.quaternion)
-    length = float(np.linalg.norm(quaternion))
-    if not np.isfinite(length) or not 0.5 < length < 2:
+    length = math.hypot(*image.quaternion)
+    if not 0.5 < length < 2:
         raise UserError(f"the quaternion has length {length:g}, expected 1", where=where, fix="Export the model again")
     w, x, y, z = quaternion / length
     rotation = np.array(
@@ -177,7 +178,8 @@ def camera_intrinsics(camera: RawCamera, where: str) -> Intrinsics:
         UserError: if its numbers are impossible or none of our lenses fits its model.
     """
     p = camera.params
-    if not np.isfinite(p).all() or camera.width < 1 or camera.height < 1:
+    is_sized = 1 <= camera.width <= MAX_SIDE and 1 <= camera.height <= MAX_SIDE
+    if not np.isfinite(p).all() or not is_sized:
         raise UserError("impossible size or parameters", where=where, fix="Export the model again")
     if camera.model == "EQUIRECTANGULAR":
         return Intrinsics(camera.width, camera.height, None, None, (None, None), Lens("equirectangular"))

@@ -94,7 +94,7 @@ def read_points(path: Path, max_points: int = MAX_POINTS) -> np.ndarray:
     if path.suffix == ".txt":
         rows = [_numbers(path, line, words[1:4], 3) for line, words in _text_lines(path) if words]
         step = max(1, -(-len(rows) // max_points))
-        return np.array(rows[::step], dtype=np.float32).reshape(-1, 3)
+        return _single(rows[::step])
     positions = []
     with _BinaryTable(path) as table:
         n_points = table.count("points", 51)
@@ -104,7 +104,12 @@ def read_points(path: Path, max_points: int = MAX_POINTS) -> np.ndarray:
             table.skip(table.count("track entries", 8) * 8)
             if i % step == 0:
                 positions.append(record[1:4])
-    return np.array(positions, dtype=np.float32).reshape(-1, 3)
+    return _single(positions)
+
+
+def _single(positions: list[tuple[float, ...]]) -> np.ndarray:
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and dropped as such by whoever asked
+        return np.array(positions, dtype=np.float64).reshape(-1, 3).astype(np.float32)
 
 
 class _BinaryTable:
@@ -178,18 +183,23 @@ def _numbers(path: Path, line: int, words: list[str], count: int) -> tuple[float
     return values
 
 
+def _is_count(word: str) -> bool:
+    """A whole number of at most 64 bits; Python refuses to read those of thousands of digits."""
+    return word.isascii() and word.isdigit() and len(word) < 20
+
+
 def _text_camera(path: Path, line: int, words: list[str]) -> tuple[int, RawCamera]:
     n_params = dict(CAMERA_MODELS.values()).get(words[1] if len(words) > 1 else "")
     if n_params is None:
         raise _text_error(path, line, f"unknown camera model '{' '.join(words[1:2])[:40]}'")
-    if len(words) < 4 or not all(word.isascii() and word.isdigit() for word in (words[0], words[2], words[3])):
+    if len(words) < 4 or not all(map(_is_count, (words[0], words[2], words[3]))):
         raise _text_error(path, line, "camera id, model, width and height expected")
     params = _numbers(path, line, words[4:], n_params)
     return int(words[0]), RawCamera(words[1], int(words[2]), int(words[3]), params)
 
 
 def _text_image(path: Path, line: int, words: list[str]) -> RawImage:
-    if len(words) < 10 or not (words[8].isascii() and words[8].isdigit()):
+    if len(words) < 10 or not _is_count(words[8]):
         raise _text_error(path, line, "id, quaternion, translation, camera id and name expected")
     w, x, y, z, tx, ty, tz = _numbers(path, line, words[1:8], 7)
     return RawImage(" ".join(words[9:]), (w, x, y, z), (tx, ty, tz), int(words[8]))

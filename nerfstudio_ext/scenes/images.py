@@ -9,6 +9,7 @@ import logging
 import os
 import struct
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -304,6 +305,8 @@ def _formats() -> tuple[str, ...]:
     for name in ("Jpeg", "Png", "Tiff", "WebP", "Bmp", "Gif", "Ppm"):
         # Pillow registers decoders lazily, and fails on a list that names one it has not met yet.
         importlib.import_module(f"PIL.{name}ImagePlugin")
+    # Pillow warns on standard error about what it then raises or reads all the same, and names no file; our errors do.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         import pillow_heif
     except ImportError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..array_files import read_array
 from ..errors import UserError
 from ..lenses import Lens
 from .images import IMAGE_SUFFIXES
@@ -51,15 +52,9 @@ def _is_photo(path: Path) -> bool:
 
 def _read_table(path: Path) -> np.ndarray:
     fix = "Make the poses again (LLFF's imgs2poses)"
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path.stat().st_size} bytes are too many for poses", where=path, fix=fix)
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"not a NumPy array ({error})", where=path, fix=fix) from None
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != 17 or table.dtype.kind not in "fiu":
-        shape = getattr(table, "shape", "an archive")
-        raise UserError(f"expected N x 17 numbers, found {shape}", where=path, fix=fix)
+    table = read_array(path, max_bytes=MAX_BYTES, noun="array of poses", fix=fix)
+    if table.ndim != 2 or table.shape[1] != 17:
+        raise UserError(f"expected N x 17 numbers, found {table.shape}", where=path, fix=fix)
     table = table.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(table).all(1))
     if len(bad):

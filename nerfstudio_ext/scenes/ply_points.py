@@ -44,7 +44,8 @@ def read_ply_points(path: Path, max_points: int = MAX_POINTS) -> tuple[np.ndarra
             table = np.memmap(path, dtype=dtype, mode="r", offset=start, shape=(n_vertices,)) if n_vertices else None
             step = max(1, -(-n_vertices // max_points))
             rows = table[::step] if table is not None else np.zeros(0, dtype)
-            points = np.stack([rows[axis].astype(np.float32) for axis in "xyz"], -1)
+            with np.errstate(over="ignore", invalid="ignore"):  # doubles beyond float32 become infinite and are dropped
+                points = np.stack([rows[axis].astype(np.float32) for axis in "xyz"], -1)
     is_finite = np.isfinite(points).all(-1)
     return np.ascontiguousarray(points[is_finite]), int((~is_finite).sum())
 
@@ -65,7 +66,7 @@ def _read_header(head: bytes, path: Path) -> tuple[str, int, np.dtype, int]:
                 raise UserError("the points are not the first element", where=path, fix=_FIX)
             element = words[1]
             if element == "vertex":
-                n_vertices = int(words[2]) if words[2].isdigit() else -1
+                n_vertices = int(words[2]) if words[2].isascii() and words[2].isdigit() and len(words[2]) < 20 else -1
         elif words[:1] == ["property"] and element == "vertex":
             if len(words) != 3 or words[1] not in _TYPES:
                 raise UserError(f"unknown property '{line.strip()[:60]}'", where=path, fix=_FIX)
@@ -96,4 +97,5 @@ def _read_ascii(path: Path, start: int, n_vertices: int, dtype: np.dtype, max_po
                     points.append([float(words[c]) for c in columns])
                 except ValueError:
                     raise UserError(f"point {i} is not three numbers", where=path, fix=_FIX) from None
-    return np.array(points, dtype=np.float32).reshape(-1, 3)
+    with np.errstate(over="ignore"):
+        return np.array(points, dtype=np.float64).reshape(-1, 3).astype(np.float32)

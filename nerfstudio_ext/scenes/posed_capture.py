@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,8 @@ def resolve_inside(root: Path, name: str, where: str) -> Path:
     is_drive = len(cleaned) > 1 and cleaned[1] == ":"
     if not cleaned or "\0" in cleaned or "://" in cleaned or cleaned.startswith(("/", "file:")) or is_drive:
         raise UserError(f"'{_shown(name)}' is not a path inside the capture", where=where, fix="Use a relative path")
+    if not _can_be_named(cleaned):
+        raise UserError(f"'{_shown(name)}' cannot be the name of a file", where=where, fix="Write the file again")
     try:
         path = (root / cleaned).resolve()
     except (OSError, RuntimeError):  # a loop of symbolic links
@@ -150,6 +153,15 @@ def resolve_inside(root: Path, name: str, where: str) -> Path:
             f"'{_shown(name)}' leaves the capture folder", where=where, fix="Copy the file into the capture folder"
         )
     return path
+
+
+def _can_be_named(name: str) -> bool:
+    """Whether file systems take such a name: 255 bytes a part, 4096 in all, no half of a character."""
+    try:
+        parts = [os.fsencode(part) for part in name.split("/")]
+    except UnicodeEncodeError:
+        return False
+    return max(map(len, parts)) <= 255 and sum(map(len, parts)) < 4000
 
 
 def find_picture(root: Path, name: str, where: str) -> Path | None:

@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ..array_files import read_array
 from ..cameras import Camera, Cameras
 from ..errors import UserError
 from ..strict_json import read_json
@@ -27,6 +28,7 @@ from .model import Scene, SceneFrame, SceneMeta, Split
 FILE, FRONT, DEPTH, SCHEMA = "prepared.json", "front.png", "depth.npy", 1
 DISTANCE, FOV_Y_DEG = 1.8, 40.0
 """Where the photo is taken to be from: an object that fills 3/4 of the picture then just fits into the cube."""
+_MAX_DEPTH_BYTES = 2**29
 _RANGES = {"fov_y_deg": (1.0, 120.0), "elevation_deg": (-89.0, 89.0), "distance": (0.3, 50.0)}
 
 
@@ -171,10 +173,7 @@ def _notes(data: dict[str, object], where: Path, fix: str) -> PreparedNotes:
 
 def _read_depth(path: Path, side: int) -> np.ndarray:
     fix = "Prepare the photo again"
-    try:
-        depth = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"no depth can be read ({error})", where=path, fix=fix) from None
-    if not isinstance(depth, np.ndarray) or depth.shape != (side, side) or depth.dtype.kind != "f":
+    depth = read_array(path, max_bytes=_MAX_DEPTH_BYTES, noun="array of depths", fix=fix)
+    if depth.shape != (side, side) or depth.dtype.kind != "f":
         raise UserError(f"expected {side}x{side} floating-point numbers", where=path, fix=fix)
     return depth.astype(np.float32)

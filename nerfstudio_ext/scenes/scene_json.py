@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cameras import Camera, Cameras
+from ..array_files import parse_array
+from ..cameras import MAX_SIDE, Camera, Cameras
 from ..errors import UserError
 from ..lenses import LENS_KINDS, N_LENS_PARAMS, Lens
 from ..strict_json import JsonObject, as_number, as_numbers, as_text, read_json
@@ -149,13 +150,9 @@ def points_from_bytes(data: bytes, *, where: Path) -> np.ndarray:
     Raises:
         UserError: if they are damaged.
     """
-    points_path = where
-    try:
-        points = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"the scene's points cannot be read ({error})", where=points_path, fix="Restore it") from None
-    if not isinstance(points, np.ndarray) or points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 3:
-        raise UserError("expected points [P,3] float32", where=points_path, fix="Restore it")
+    points = parse_array(data, where=where, fix="Restore it")
+    if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 3:
+        raise UserError("expected points [P,3] float32", where=where, fix="Restore it")
     return points
 
 
@@ -179,8 +176,8 @@ def _read_camera(image: JsonObject, where: str) -> Camera:
 
 def _read_count(value: object, where: str) -> int:
     number = as_number(value, where)
-    if number < 1 or number != round(number):
-        raise UserError(f"expected a whole number above 0, found {number:g}", where=where)
+    if not 1 <= number <= MAX_SIDE or number != round(number):
+        raise UserError(f"expected a whole number from 1 to {MAX_SIDE}, found {number:g}", where=where)
     return int(number)
 
 

@@ -194,7 +194,7 @@ def test_a_prepared_photo_is_read_with_its_depth(tmp_path):
     assert bool(is_known[8, 8]) and not bool(is_known[2, 2]) and not bool(is_known[4, 4])
     assert bool((photo.depth[8, 6:10].diff() > 0).all())
     (tmp_path / "depth.npy").write_bytes(b"no array")
-    with pytest.raises(UserError, match="no depth can be read"):
+    with pytest.raises(UserError, match="not a NumPy array"):
         read_photo(scene, SIDE)
 
 

@@ -125,13 +125,13 @@ class TestLlff:
         write_llff(tmp_path)
         path = tmp_path / "poses_bounds.npy"
         np.save(path, np.array([{"a": 1}] * 9, dtype=object))
-        assert "poses_bounds.npy: not a NumPy array (Object arrays cannot be loaded" in error_of(tmp_path)
+        assert "poses_bounds.npy: an array of object, not of numbers" in error_of(tmp_path)
         path.write_bytes(b"")
         assert "not a NumPy array" in error_of(tmp_path)
         whole = llff_table(9)
         np.save(path, whole)
         path.write_bytes(path.read_bytes()[:500])
-        assert "not a NumPy array" in error_of(tmp_path)
+        assert "cut short: its header promises 1224 bytes, 372 are there" in error_of(tmp_path)
 
 
 class TestColmap:

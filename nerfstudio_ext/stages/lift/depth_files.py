@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from ...array_files import read_array
 from ...errors import UserError
 from ...scenes.images import probe_image, read_image
 from .photo import Photo
@@ -16,6 +17,7 @@ from .photo import Photo
 DepthMeaning = Literal["distance", "nearness"]
 _ASPECT_TOLERANCE = 0.02
 _MAX_BYTES = 1 << 30
+_MAX_DEPTH = 1e30
 
 
 def file_depth(path: Path, photo: Photo, meaning: DepthMeaning) -> Float[np.ndarray, "H W"]:
@@ -60,15 +62,13 @@ def looks_inverted(depth: Float[np.ndarray, "H W"], inside: Bool[np.ndarray, "H 
 
 def _read_array(path: Path) -> np.ndarray:
     fix = "Write it with numpy.save as an array of numbers, height by width"
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError("more than 1 GB", where=path, fix="Reduce it")
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"no depth can be read ({error})", where=path, fix=fix) from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or values.squeeze().ndim != 2:
+    values = read_array(path, max_bytes=_MAX_BYTES, noun="array of depths", fix=fix).squeeze()
+    if values.ndim != 2 or not values.size:
         raise UserError("expected an array of numbers, height by width", where=path, fix=fix)
-    return values.squeeze().astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        values = values.astype(np.float64)
+        # What float32 cannot hold is no distance; resampling would spread it.
+        return np.where(np.abs(values) < _MAX_DEPTH, values, np.nan)
 
 
 def _read_grey(path: Path) -> np.ndarray:
