@@ -1,7 +1,7 @@
 """The 82 cases of bad input and faults, and who holds each; `test_ledger` fails on one that nobody holds.
 
 A test holds a case by the decorator `@holds("A1", "A2")`, a table by `register(rows)`, a test of another area by its
-name in `ELSEWHERE`. A: photos; B: poses and features; C: capture files; D: checkpoints and models; F: faults while running.
+name in `ELSEWHERE`. A: photos; B: poses and features; C: capture files; D: checkpoints and models; F: run-time faults.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+_HASHED_BYTES = 64 * 2**20
+"""Larger files are compared by size and time: only files that are all holes get so large here."""
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -100,6 +102,7 @@ class Running:
         answer = self._zygote.ask({"do": "wait", "pid": self.pid, "seconds": seconds})
         took = time.monotonic() - self._began
         notes = [json.loads(line) for line in _read(self._files / "audit").splitlines()]
+        self._zygote.modules |= {words[0] for kind, words in notes if kind == "import"}
         grown_mb = max(0.0, answer["peak_mb"] - self._zygote.resident_mb)
         opened = tuple(words[0] for kind, words in notes if kind == "open")
         launched = tuple(tuple(words) for kind, words in notes if kind == "run")
@@ -150,9 +153,10 @@ def start_nsx(
     for name in ("out", "err", "audit"):
         (files / name).touch()
     request = {
-        "do": "start", "argv": list(argv), "folder": str(folder), "env": dict(env or {}), "memory_mb": memory_mb,
-        "stdin": str(stdin or os.devnull), "out": str(out or files / "out"), "err": str(files / "err"),
-        "audit": str(files / "audit"), "limits": dict(limits or {}),
+        "do": "start", "modules": sorted(zygote.modules), "argv": list(argv), "folder": str(folder),
+        "env": dict(env or {}), "memory_mb": memory_mb, "stdin": str(stdin or os.devnull),
+        "out": str(out or files / "out"), "err": str(files / "err"), "audit": str(files / "audit"),
+        "limits": dict(limits or {}),
     }  # fmt: skip
     return Running(zygote.ask(request)["pid"], zygote, files)
 
@@ -279,7 +283,7 @@ def _state(path: Path) -> tuple[Any, ...]:
         return "link", os.readlink(path)
     if stat.S_ISDIR(info.st_mode):
         return "folder", stat.S_IMODE(info.st_mode)
-    is_readable = stat.S_ISREG(info.st_mode) and os.access(path, os.R_OK)
+    is_readable = stat.S_ISREG(info.st_mode) and os.access(path, os.R_OK) and info.st_size < _HASHED_BYTES
     digest = hashlib.blake2b(path.read_bytes()).hexdigest()[:16] if is_readable else ""
     return "file", info.st_mode, info.st_size, info.st_mtime_ns, digest
 
@@ -294,6 +298,7 @@ class _Zygote:
     def __init__(self) -> None:
         self._files = tempfile.TemporaryDirectory(prefix="nsx-tests-")
         self._count = 0
+        self.modules: set[str] = set()
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -20,14 +21,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PRELOADED = (
     "torch numba safetensors.torch PIL.Image rich.progress nerfstudio_ext.cli.entry nerfstudio_ext.methods.ngp "
     "nerfstudio_ext.training.trainer nerfstudio_ext.scenes.loading nerfstudio_ext.scenes.photos "
-    "nerfstudio_ext.scenes.sfm_process nerfstudio_ext.renderer nerfstudio_ext.kernels.cpu"
+    "nerfstudio_ext.scenes.sfm_process nerfstudio_ext.renderer nerfstudio_ext.kernels.cpu nerfstudio_ext.cli.capture "
+    "nerfstudio_ext.cli.session nerfstudio_ext.cli.thumbnails nerfstudio_ext.exporters nerfstudio_ext.metrics typeguard"
 ).split()
+LATER = ("torch._dynamo", "torchmetrics", "nerfstudio_ext.kernels.reference_fused", "nerfstudio_ext.kernels.cpu_step")
+"""Imported here once a child has needed it: seconds that calls which refuse their input never pay."""
 _WATCHED = {"open": "open", "subprocess.Popen": "run", "os.system": "run", "os.exec": "run", "os.posix_spawn": "run"}
 _POLL_S = 0.002
 
@@ -40,18 +45,32 @@ def main(channel_fd: int) -> None:
         for line in lines:
             request = json.loads(line)
             if request["do"] == "start":
+                _import([name for name in request["modules"] if name not in sys.modules])
                 _answer(lines, {"pid": _start(request, channel_fd)})
             else:
                 _answer(lines, _wait(request["pid"], request["seconds"]))
 
 
 def _preload() -> None:
-    for name in PRELOADED:
-        importlib.import_module(name)
     from nerfstudio_ext.cli.entry import COMMANDS
+    from nerfstudio_ext.cli.entry import main as nsx
 
-    for command in COMMANDS.values():
-        importlib.import_module(f"nerfstudio_ext.cli.{command.module}")
+    _import([*PRELOADED, *(f"nerfstudio_ext.cli.{command.module}" for command in COMMANDS.values())])
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        nsx(["train", "--help"])  # what reads options keeps what it has learnt of them
+
+
+def _import(names: Sequence[str]) -> None:
+    if not names:
+        return
+    for name in names:
+        importlib.import_module(name)
+    if "torch._dynamo" in names:
+        import torch
+
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports the rest of what optimisers want
+    gc.collect()
+    gc.freeze()  # what is imported stays shared with the children, whose collections would copy it
     if threading.active_count() > 1:
         raise RuntimeError("the imports started a thread: children forked from here would not be whole")
 
@@ -113,7 +132,9 @@ def _become(request: dict[str, Any]) -> None:
 
 def _note(log_fd: int, event: str, words: tuple[Any, ...]) -> None:
     kind = _WATCHED.get(event)
-    if kind is not None and not isinstance(words[0], int):
+    if event == "import" and words[0] in LATER:
+        os.write(log_fd, (json.dumps(["import", [words[0]]]) + "\n").encode())
+    elif kind is not None and not isinstance(words[0], int):
         subject = words[1] if event == "subprocess.Popen" else words[0]
         names = [os.fsdecode(word) for word in (subject if isinstance(subject, (list, tuple)) else [subject])]
         os.write(log_fd, (json.dumps([kind, names]) + "\n").encode())
