@@ -23,7 +23,8 @@ def configure_threads(environ: MutableMapping[str, str] = os.environ) -> None:
     numba's default layer, workqueue, aborts the process when two threads run parallel kernels at once, which the
     viewer and the trainer do; the OpenMP layer allows it.
     """
-    cores = str(usable_cores())
+    n_here = environ.get("LOCAL_WORLD_SIZE", "1")  # processes that torchrun starts on this machine share its cores
+    cores = str(max(1, usable_cores() // max(1, int(n_here) if n_here.isdecimal() else 1)))
     environ.setdefault("NUMBA_THREADING_LAYER", "omp")
     environ.setdefault("NUMBA_NUM_THREADS", cores)
     environ.setdefault("OMP_NUM_THREADS", cores)

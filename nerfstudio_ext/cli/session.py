@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..scenes.model import Scene
     from ..training.evaluate import EvalResult
     from ..training.runs import OpenedRun, Run
+    from ..training.team import Team
     from ..training.trainer import TrainResult
     from ..viewer import ViewerServer
 
@@ -41,6 +42,7 @@ class Session:
         after_training: Further work on the trained scene; returns lines for the box at the end.
         viewer: The live viewer, while there is one.
         preview: What the viewer shows until the trained field is better.
+        team: The processes that train together; None where this one trains alone.
     """
 
     options: Any
@@ -53,6 +55,7 @@ class Session:
     after_training: Callable[[Session], dict[str, object]] | None = None
     viewer: ViewerServer | None = None
     preview: str | None = None
+    team: Team | None = None
 
     def train(self, *, resume: bool = False) -> int:
         """Train to the end or to a signal, compare, report, tell; returns the exit code."""
@@ -89,16 +92,15 @@ class Session:
         from ..training.trainer import Trainer
 
         config = self.run.config.train
-        trainer = Trainer(
-            self.method, self.scene, config, self.run, self.viewer, self.progress, test_psnr=self._test_psnr
-        )
+        parts = (self.method, self.scene, config, self.run, self.viewer, self.progress)
+        trainer = Trainer(*parts, test_psnr=self._test_psnr, team=self.team)
         if resume:
             self.out.say(f"resuming from step {trainer.resume()}")
         self.progress.stage("preparing kernels (longer the first time)")
         try:
             return trainer.train()
         except TrainingFailed as failure:
-            raise TrainingFailed(f"{self.run.path}: {failure}") from failure
+            raise type(failure)(f"{self.run.path}: {failure}") from failure
 
     def _start_viewer(self) -> ViewerServer:
         from ..kernels import set_threads

@@ -19,6 +19,7 @@ from .parsing import did_you_mean, flag_arities, split_words
 
 if TYPE_CHECKING:
     from ..scenes.model import Scene
+    from ..training.team import Team
     from .session import Session
 
 DEFAULT_METHOD = "ngp"
@@ -103,13 +104,27 @@ def _take_method(argv: list[str], names: Iterable[str]) -> tuple[str | None, lis
 
 
 def run(options: Any, out: Output, after_training: Callable[[Session], dict[str, object]] | None = None) -> int:
-    """Prepare, train, evaluate, report; the exit code says how training ended."""
-    from . import lift
+    """Prepare, train, evaluate, report; the exit code says how training ended.
 
-    if isinstance(options, lift.LiftOptions):
-        return lift.run(options, out)
-    if options.resume is not None:
-        return _resume(options, out)
+    Several processes that `torchrun` started train together: the first does all of this, the others help it train.
+    """
+    from ..training.team import joined
+    from . import lift
+    from .following import follow
+
+    with joined() as team:
+        if team is not None and not team.is_leading:
+            return follow(team)
+        if isinstance(options, lift.LiftOptions):
+            if team is not None:
+                raise UserError("lift trains in one process only", where="torchrun", fix="Start it without torchrun")
+            return lift.run(options, out)
+        return _resume(options, out, team) if options.resume is not None else _begin(options, out, after_training, team)
+
+
+def _begin(
+    options: Any, out: Output, after_training: Callable[[Session], dict[str, object]] | None, team: Team | None
+) -> int:
     source = one_of("train", "INPUT", options.source)
 
     from .. import methods
@@ -117,6 +132,7 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
     from ..training.photos import give_photos
     from ..training.runs import Run
     from .capture import prepare_capture
+    from .following import brief
     from .session import Session
 
     with out.progress() as progress:
@@ -140,17 +156,20 @@ def run(options: Any, out: Output, after_training: Callable[[Session], dict[str,
         with Run.create(options.output_dir, config, scene.meta) as run_folder:
             method = methods.build(method_config, scene.meta, seed=config.train.seed, device=device)
             give_photos(method, scene, run_folder.path)
+            if team is not None:
+                brief(team, config, scene.meta, method)
             session = Session(options, out, progress, run_folder, scene, method, after_training=after_training)
-            session.preview = options.preview
+            session.preview, session.team = options.preview, team
             session.seconds |= {"pose_seconds": loading - began, "load_seconds": time.perf_counter() - loading}
             return session.train()
 
 
-def _resume(options: Any, out: Output) -> int:
+def _resume(options: Any, out: Output, team: Team | None) -> int:
     from .. import methods
     from ..training.photos import give_photos
     from ..training.runs import Run
     from .evaluate import scene_of_run
+    from .following import brief
     from .session import Session
 
     if options.source is not None:
@@ -175,7 +194,9 @@ def _resume(options: Any, out: Output) -> int:
         scene = scene_of_run(config.source, meta, progress)
         method = methods.build(config.method, meta, seed=config.train.seed, device=options.device)
         give_photos(method, scene, run_folder.path)
-        session = Session(options, out, progress, run_folder, scene, method)
+        if team is not None:
+            brief(team, run_folder.config, meta, method)
+        session = Session(options, out, progress, run_folder, scene, method, team=team)
         session.seconds["load_seconds"] = time.perf_counter() - began
         return session.train(resume=True)
 

@@ -19,7 +19,7 @@ from ..rays import RayOutputs, Rays, Samples
 from ..renderer import RayLayer, rays_at_a_time
 from ..scenes.model import SceneMeta
 from ..scenes.pixel_sampler import PixelBatch
-from .protocol import ParamGroup
+from .protocol import ParamGroup, Share
 
 RAYS_RANGE = (256, 16384)
 RAYS_PER_CALL = 2048
@@ -113,6 +113,11 @@ class StepInputs:
     background: Tensor
     options: StepOptions
 
+    def part(self, which: slice) -> StepInputs:
+        """Some rays of the batch."""
+        parts = (self.rays[which], self.jitter[which], self.target[which], self.background[which])
+        return StepInputs(*parts, self.options)
+
 
 class Ngp(nn.Module):
     """A `Method`: trains and renders the fast field; see `methods.protocol`.
@@ -146,6 +151,7 @@ class Ngp(nn.Module):
         self.options = StepOptions(self.marching, stop, config.huber, distortion, near_fade, config.deterministic)
         self.n_rays = RAYS_RANGE[0]
         self._space: object | None = None
+        self._share: Share | None = None
         self._stats: dict[str, float] = {}
 
     def param_groups(self) -> list[ParamGroup]:
@@ -168,12 +174,22 @@ class Ngp(nn.Module):
         """`train_step` for a batch whose random part is drawn."""
         if self._space is None:
             self._space = kernels.make_space(self.field.table.device)
+        share, n_rays, room = self._share, len(given.rays), 2 * self.config.samples_per_batch
+        if share is not None:
+            given, room = given.part(share.part(n_rays)), share.n_at_most(room)
         result = kernels.field_step(
             self.field.tensors(), given.rays, given.jitter, given.target, given.background, self.occupancy.occupancy(),
-            given.options, 2 * self.config.samples_per_batch, self._space, backend=self.config.backend,
+            given.options, room, self._space, backend=self.config.backend,
         )  # fmt: skip
-        self.plan_next(result.n_marched, result.n_seen, result.n_dropped, len(given.rays))
+        counts = (result.n_marched, result.n_seen, result.n_dropped)
+        if share is not None:
+            counts = tuple(int(n) for n in share.sum(counts))  # type: ignore[assignment]
+        self.plan_next(*counts, n_rays)
         return {"color": result.loss, "mse": torch.tensor(result.mse)}
+
+    def take_share(self, share: Share) -> None:
+        """See `CanShare`."""
+        self._share = share
 
     def inputs(self, rays: Rays, batch: PixelBatch, step: int) -> StepInputs:
         """Draw what is random about a batch: colours behind the rays, and where on them sampling begins."""
@@ -186,7 +202,7 @@ class Ngp(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Refresh the occupancy where its schedule says so."""
-        self.occupancy.update(step, self.field.density, self.generator)
+        self.occupancy.update(step, self._shared_density, self.generator)
 
     @rays_at_a_time(RAYS_PER_CALL, cuda=CUDA_RAYS_PER_CALL)
     def render_rays(self, rays: Rays) -> RayOutputs:
@@ -259,6 +275,11 @@ class Ngp(nn.Module):
         self.generator.set_state(own.pop("generator"))
         self.n_rays = int(own.pop("n_rays"))
         return super().load_state_dict(own, strict, assign)
+
+    def _shared_density(self, x: Tensor) -> Tensor:
+        """`density`, evaluated in parts where there are several processes."""
+        share = self._share
+        return self.density(x) if share is None else share.gather(self.density(x[share.part(len(x))]), len(x))
 
     def _options_at(self, step: int) -> StepOptions:
         """Long marching steps while the field is fog: more rays a batch teach it more than samples along them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -119,3 +119,35 @@ class HasBatches(Protocol):
 
     def batches(self, scene: Scene, seed: int) -> Batches:
         """The stream of batches."""
+
+
+class Share(Protocol):
+    """One process's part of every batch, where several processes train one method together.
+
+    All of them draw the same random numbers and hold the same state; only the work on a batch is divided. The calls
+    below are made by all processes in the same order.
+    """
+
+    def part(self, n: int) -> slice:
+        """Which of `n` equal pieces of work are this process's."""
+
+    def n_at_most(self, n: int) -> int:
+        """The most of `n` pieces that any process has."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes."""
+
+    def gather(self, own: Tensor, n: int) -> Tensor:
+        """The numbers of all `n` pieces, of which this process computed those of its part."""
+
+
+@runtime_checkable
+class CanShare(Protocol):
+    """A method that several processes can train together.
+
+    `train_step` then draws for the whole batch, computes the mean losses of its part of it, and returns those; state
+    and size of the next batch stay the same in all processes.
+    """
+
+    def take_share(self, share: Share) -> None:
+        """Work on this part of every batch from now on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from .checkpoints import (
     CheckpointNotSaved,
     chosen_checkpoint,
     discard_after,
+    list_checkpoints,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -33,6 +35,7 @@ from .runs import Run
 from .signals import StopOnSignal
 from .snapshots import Snapshots, trainer_tensors
 from .stepper import Stepper
+from .team import Order, Team, TeamBroken
 from .tensor_checks import first_non_finite
 from .train_state import TrainState, below_prefix
 from .watching import TrainingWatcher, WatcherLink
@@ -85,6 +88,7 @@ class Trainer:
         sampler: Source of batches; default: the method's own, or all usable pixels of the training images.
         test_psnr: Measures the mean PSNR on held-out images; called every `steps_per_eval` steps.
         clock: Measures the training time that `config.max_train_seconds` bounds; default: wall time.
+        team: The processes that train together, of which this one leads; None trains alone.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Trainer:
         sampler: Batches | None = None,
         test_psnr: Callable[[Renderer], float] | None = None,
         clock: TrainClock | None = None,
+        team: Team | None = None,
     ) -> None:
         self.method, self.scene, self.config, self.run = method, scene, config, run
         self.progress: Progress = progress or SilentProgress()
@@ -106,15 +111,15 @@ class Trainer:
         self.clock = clock or TrainClock()
         self.stepper = Stepper(
             method,
-            sampler or _batches_of(method, scene, config.seed),
+            sampler or batches_of(method, scene, config.seed),
             StepGuard(config.bad_steps_before_rollback),
             config.max_rollbacks,
             self._warn,
+            team,
         )
         self.monitor = Monitor(method, config, self.clock, self.progress)
         self.snapshots = Snapshots(run.path, self.stepper, self.monitor, self.clock)
-        self._test_psnr = test_psnr
-        self._saved_step = -1
+        self._test_psnr, self._saved_step = test_psnr, -1
         self._link = WatcherLink(watcher, method, scene.meta.background, self.progress, torch.get_num_threads())
 
     def resume(self, checkpoint: int | None = None) -> int:
@@ -161,9 +166,9 @@ class Trainer:
             self.progress.stage("train", limit if limit is not None else math.ceil(seconds or 0))
             try:
                 self._link.publish(self.monitor.status(self.step))
-                stopped_by = self._loop(log, stop)
+                stopped_by = _end_of(self, log, stop)
                 self.clock.stop()  # the last save and what follows are not training
-                self._save_at_end()
+                _save_at_end(self)
                 status = self.monitor.status(self.step, "done")
                 self.monitor.show(status)
                 self._link.publish(status)
@@ -187,6 +192,7 @@ class Trainer:
             self.stepper.roll_back(f"step {self.step} is not saved, {bad} is not finite")
             return False
         self.stepper.last_good = state
+        self.stepper.refresh_team()
         trainer = trainer_tensors(state, self.clock, self.monitor)
         try:
             save_checkpoint(self.run.checkpoints, self.step, state.weights, trainer)
@@ -219,6 +225,8 @@ class Trainer:
             values, n_rays = self.stepper.step(self.step, self.progress_now())
             self.step += 1
             self.monitor.add(values, n_rays)
+            if self.stepper.is_asked_to_stop:
+                stop.received = stop.received or signal.SIGTERM
             if self.step % config.steps_per_log == 0:
                 self.monitor.write_log(log, self.step, self.stepper.rate, self.stepper.guard.n_skipped)
             if self.step % config.steps_per_save == 0:
@@ -247,21 +255,16 @@ class Trainer:
         self._link.publish(self.monitor.status(self.step))
 
     def _pause(self, stop: StopOnSignal) -> None:
+        def is_over() -> bool:
+            self.stepper.show_life()
+            return stop.is_requested or self._link.has_request()
+
         with self.clock.excluded("pause"):
             status = self.monitor.status(self.step, "paused")
             self.monitor.show(status)
             self._link.publish(status)
-            self._link.wait_while_paused(lambda: stop.is_requested or self._link.has_request())
+            self._link.wait_while_paused(is_over)
         self.monitor.begin(self.step)
-
-    def _save_at_end(self) -> None:
-        if self.save() or self.save():  # the second try is for weights that had to be rolled back first
-            return
-        raise UserError(
-            f"the state of step {self.step} could not be saved",
-            where=self.run.path,
-            fix="Free some space and go on from the last checkpoint with `nsx train --resume`",
-        )
 
     def _status(self) -> TrainStatus:
         return self.monitor.status(self.step)
@@ -274,7 +277,34 @@ class Trainer:
         self.progress.warn(line)
 
 
-def _batches_of(method: Method, scene: Scene, seed: int) -> Batches:
+def _end_of(trainer: Trainer, log: MetricsLog, stop: StopOnSignal) -> str:
+    """Train to the end; tell the other processes that it is the end, or save what there is when one was lost."""
+    team = trainer.stepper.team
+    try:
+        ended_by = trainer._loop(log, stop)
+        if team is not None:
+            team.tell(Order("stop"))
+        return ended_by
+    except TeamBroken as broken:
+        steps = [step for step, _ in list_checkpoints(trainer.run.checkpoints)]
+        if trainer.save():
+            steps = [trainer.step]
+        state = f"step {max(steps)} is saved" if steps else "nothing was saved yet"
+        raise TeamBroken(f"{broken}; {state}. Go on with `nsx train --resume {trainer.run.path}`.") from broken
+
+
+def _save_at_end(trainer: Trainer) -> None:
+    if trainer.save() or trainer.save():  # the second try is for weights that had to be rolled back first
+        return
+    raise UserError(
+        f"the state of step {trainer.step} could not be saved",
+        where=trainer.run.path,
+        fix="Free some space and go on from the last checkpoint with `nsx train --resume`",
+    )
+
+
+def batches_of(method: Method, scene: Scene, seed: int) -> Batches:
+    """Where a method's training batches come from: its own order, or all usable pixels of the training images."""
     if isinstance(method, HasBatches):
         return method.batches(scene, seed)
     return PixelSampler(scene, scene.meta.split.train, seed)
