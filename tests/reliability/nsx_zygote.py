@@ -65,10 +65,13 @@ def _import(names: Sequence[str]) -> None:
         return
     for name in names:
         importlib.import_module(name)
-    if "torch._dynamo" in names:
+    if "torch._dynamo" in names:  # a training: the rest of what optimisers and compiled kernels import
         import torch
+        from numba.core.registry import cpu_target
 
-        torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports the rest of what optimisers want
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+        cpu_target.target_context.refresh()
+        cpu_target.typing_context.refresh()
     gc.collect()
     gc.freeze()  # what is imported stays shared with the children, whose collections would copy it
     if threading.active_count() > 1:
