@@ -40,16 +40,22 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> JsonObject:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise UserError("not a regular file", where=path)
+            raise UserError("not a regular file", where=path, fix="Pass the file itself")
         if size > max_bytes:
-            raise UserError(f"{size / 2**20:.0f} MB of JSON; at most {max_bytes / 2**20:.0f} MB are read", where=path)
+            raise UserError(
+                f"{size / 2**20:.0f} MB of JSON; at most {max_bytes / 2**20:.0f} MB are read",
+                where=path,
+                fix="Pass the right file",
+            )
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError("no such file", where=path, fix="Check the path") from None
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 text (byte {error.start})", where=path, fix="Save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=path) from None
+        raise UserError(
+            f"cannot be read: {error.strerror}", where=path, fix="Check the disk and the file's mode"
+        ) from None
     return parse_json(text, where=path.name, fix=fix)
 
 
@@ -79,13 +85,13 @@ def parse_json(text: str, *, where: str, fix: str = "") -> JsonObject:
 def as_number(value: object, where: str) -> float:
     """The value as a finite float; `where` names it in the error."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"expected a number, found {_type_name(value)}", where=where)
+        raise UserError(f"expected a number, found {_type_name(value)}", where=where, fix="Correct the value")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise UserError("expected a finite number", where=where)
+        raise UserError("expected a finite number", where=where, fix="Correct the value")
     return number
 
 
@@ -94,21 +100,21 @@ def as_numbers(value: object, where: str, count: int | None = None) -> list[floa
     if not isinstance(value, list) or (count is not None and len(value) != count):
         n = f"{count} " if count is not None else ""
         found = f"a list of {len(value)}" if isinstance(value, list) else _type_name(value)
-        raise UserError(f"expected a list of {n}numbers, found {found}", where=where)
+        raise UserError(f"expected a list of {n}numbers, found {found}", where=where, fix="Correct the value")
     return [as_number(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
 
 
 def as_text(value: object, where: str) -> str:
     """The value as a string."""
     if not isinstance(value, str):
-        raise UserError(f"expected text, found {_type_name(value)}", where=where)
+        raise UserError(f"expected text, found {_type_name(value)}", where=where, fix="Correct the value")
     return value
 
 
 def as_texts(value: object, where: str) -> list[str]:
     """The value as a list of strings."""
     if not isinstance(value, list):
-        raise UserError(f"expected a list of texts, found {_type_name(value)}", where=where)
+        raise UserError(f"expected a list of texts, found {_type_name(value)}", where=where, fix="Correct the value")
     return [as_text(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
 
 

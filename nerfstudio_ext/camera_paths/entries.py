@@ -27,7 +27,7 @@ def field(entry: object, name: str, where: str) -> object:
 def items(value: object, where: str) -> list[object]:
     """The value as a list."""
     if not isinstance(value, list):
-        raise UserError("expected a list", where=where)
+        raise UserError("expected a list", where=where, fix="Write the path again, or repair it by hand")
     return value
 
 
@@ -35,7 +35,9 @@ def integer(value: object, where: str) -> int:
     """The value as a whole number."""
     number = as_number(value, where)
     if number != int(number):
-        raise UserError(f"expected a whole number, found {number:g}", where=where)
+        raise UserError(
+            f"expected a whole number, found {number:g}", where=where, fix="Write the path again, or repair it by hand"
+        )
     return int(number)
 
 

@@ -110,7 +110,11 @@ class CameraPath:
         check_fps(self.fps)
         check_frame_count(len(self.cameras))
         if self.names is not None and len(self.names) != len(self.cameras):
-            raise UserError(f"{len(self.cameras)} cameras but {len(self.names)} names", where=self.kind)
+            raise UserError(
+                f"{len(self.cameras)} cameras but {len(self.names)} names",
+                where=self.kind,
+                fix="Give as many names as cameras",
+            )
         finite = self.cameras.c2w.isfinite().flatten(1).all(1) & self.cameras.intrinsics.isfinite().all(1)
         if not bool(finite.all()):
             first = int((~finite).nonzero()[0])

@@ -155,7 +155,11 @@ def _numbers(row: list[str], names: list[str], path: Path, line: int) -> list[fl
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise UserError(f"line {line}, column {name}: '{cell.strip()[:40]}' is not a number", where=path)
+            raise UserError(
+                f"line {line}, column {name}: '{cell.strip()[:40]}' is not a number",
+                where=path,
+                fix="Write a number there",
+            )
         numbers.append(number)
     return numbers
 

@@ -184,7 +184,11 @@ def _check_numbers(options: EmbedOptions) -> None:
     for name, (low, high) in {**limits, "views": (4, 10_000)}.items():
         value = getattr(options, name)
         if not low <= value <= high:
-            raise UserError(f"{value:g} is not from {low} to {high}", where=f"--{name.replace('_', '-')}")
+            raise UserError(
+                f"{value:g} is not from {low} to {high}",
+                where=f"--{name.replace('_', '-')}",
+                fix="Give a number within",
+            )
 
 
 def _say(child: MarkedRun, out: Output) -> None:

@@ -79,7 +79,11 @@ def run(options: ExtractOptions, out: Output) -> int:
         return _look_for_hidden(options, source, options.decoder, out)
     key = read_key(options.key, options.key_file)
     if not 0 < options.max_false_alarm <= _LARGEST_RATE:
-        raise UserError(f"{options.max_false_alarm:g} is not from 0 to {_LARGEST_RATE:g}", where="--max-false-alarm")
+        raise UserError(
+            f"{options.max_false_alarm:g} is not from 0 to {_LARGEST_RATE:g}",
+            where="--max-false-alarm",
+            fix="Give a share such as 1e-6",
+        )
     if options.max_frames < 1:
         raise UserError(f"{options.max_frames} frames", where="--max-frames", fix="Look at one at least")
 
@@ -117,7 +121,9 @@ def _look_for_hidden(options: ExtractOptions, source: Path, decoder: Path, out: 
     from .stega_hidden import extract_with_decoder, say_found
 
     if options.expect or options.code is not None:
-        raise UserError("--expect and --code are about messages; this decoder reads pictures", where=decoder)
+        raise UserError(
+            "--expect and --code are about messages; this decoder reads pictures", where=decoder, fix="Leave both out"
+        )
     if options.max_frames < 1:
         raise UserError(f"{options.max_frames} frames", where="--max-frames", fix="Look at one at least")
     has_key = options.key is not None or options.key_file is not None
@@ -155,7 +161,9 @@ def _secret_of(path: Path) -> str | bytes:
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=path, fix="Check the path") from None
     if len(data) > _MAX_KEY_BYTES:
-        raise UserError(f"more than {_MAX_KEY_BYTES >> 10} kB; not a key", where=path)
+        raise UserError(
+            f"more than {_MAX_KEY_BYTES >> 10} kB; not a key", where=path, fix="Pass the file that holds the key"
+        )
     data = data.removesuffix(b"\n").removesuffix(b"\r")
     try:
         return data.decode()  # as typed on a command line, so that both mean the same key
@@ -175,7 +183,9 @@ def parse_message(text: str) -> Message:
         try:
             return Message("bytes", bytes.fromhex(text[4:]))
         except ValueError:
-            raise UserError(f"'{text}' is not hexadecimal", where="--expect") from None
+            raise UserError(
+                f"'{text}' is not hexadecimal", where="--expect", fix="Write two digits of 0-9 and a-f per byte"
+            ) from None
     try:
         return Message.from_id(text)
     except UserError:

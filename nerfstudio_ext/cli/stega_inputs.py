@@ -35,7 +35,9 @@ def messages_of(payload_ids: Sequence[str], text: str | None, bytes_hex: str | N
     try:
         return [Message("bytes", bytes.fromhex(bytes_hex or ""))]
     except ValueError:
-        raise UserError(f"'{bytes_hex}' is not hexadecimal", where="--bytes-hex") from None
+        raise UserError(
+            f"'{bytes_hex}' is not hexadecimal", where="--bytes-hex", fix="Write two digits of 0-9 and a-f per byte"
+        ) from None
 
 
 def looked_at(opened: OpenedRun) -> OpenedRun:

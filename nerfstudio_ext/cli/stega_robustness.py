@@ -153,7 +153,9 @@ def _check_numbers(options: RobustnessOptions) -> None:
     for name, (low, high) in limits.items():
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
-            raise UserError(f"{value} is not from {low} to {high}", where=f"--{name.replace('_', '-')}")
+            raise UserError(
+                f"{value} is not from {low} to {high}", where=f"--{name.replace('_', '-')}", fix="Give a number within"
+            )
     for group in options.only:
         if group not in GROUPS:
             raise UserError(f"no kind is called '{group}'", where="--only", fix=f"Choose among {', '.join(GROUPS)}")

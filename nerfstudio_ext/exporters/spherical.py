@@ -36,12 +36,12 @@ def mark_spherical(film: Path, target: Path) -> None:
         boxes = list(_top_boxes(source, film.stat().st_size))
         index = next((box for box in boxes if box[0] == b"moov"), None)
         if index is None or index[2] > MAX_INDEX_BYTES:
-            raise UserError("not a film that can be described as spherical", where=film)
+            raise UserError("not a film that can be described as spherical", where=film, fix="Render it again")
         source.seek(index[1])
         moov = source.read(index[2])
         grown = _described(moov)
         if len(grown) == len(moov):
-            raise UserError("the film has no video track", where=film)
+            raise UserError("the film has no video track", where=film, fix="Render it again")
         shift = len(grown) - len(moov)
         if any(kind == b"mdat" and start > index[1] for kind, start, _ in boxes):
             grown = _with_moved_chunks(grown, shift)
@@ -138,7 +138,7 @@ def _parts(content: bytes) -> Iterator[bytes]:
     while place + 8 <= len(content):
         length = struct.unpack(">I", content[place : place + 4])[0]
         if length < 8 or place + length > len(content):
-            raise UserError("a damaged film: a box is longer than what holds it")
+            raise UserError("a damaged film: a box is longer than what holds it", fix="Render it again")
         yield content[place : place + length]
         place += length
 
@@ -153,7 +153,7 @@ def _top_boxes(source: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
             length = struct.unpack(">Q", source.read(8))[0]
         length = length or size - place
         if length < 8 or place + length > size:
-            raise UserError("a damaged film: a box is longer than the file")
+            raise UserError("a damaged film: a box is longer than the file", fix="Render it again")
         yield kind, place, length
         place += length
 
@@ -162,6 +162,6 @@ def _copy(source: BinaryIO, out: BinaryIO, length: int) -> None:
     while length > 0:
         data = source.read(min(length, 1 << 20))
         if not data:
-            raise UserError("a damaged film: it ends early")
+            raise UserError("a damaged film: it ends early", fix="Render it again")
         out.write(data)
         length -= len(data)

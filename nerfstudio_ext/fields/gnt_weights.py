@@ -85,7 +85,11 @@ def model_of(tensors: Mapping[str, Tensor], *, where: str) -> GntModel:
     try:
         architecture = architecture_of(tensors)
     except (KeyError, IndexError) as error:
-        raise UserError(f"no GNT network: tensor {error} is missing", where=where) from None
+        raise UserError(
+            f"no GNT network: tensor {error} is missing",
+            where=where,
+            fix="Convert the weights again with `nsx import gnt`",
+        ) from None
     if architecture.width % 16 or not 16 <= architecture.width <= 256 or not 1 <= architecture.depth <= 64:
         raise UserError(
             f"a GNT of depth {architecture.depth} and width {architecture.width}", where=where,
@@ -98,15 +102,25 @@ def model_of(tensors: Mapping[str, Tensor], *, where: str) -> GntModel:
     expected = model.state_dict()
     for name, tensor in expected.items():
         if name not in tensors:
-            raise UserError(f"tensor '{name}' is missing", where=where)
+            raise UserError(
+                f"tensor '{name}' is missing", where=where, fix="Convert the weights again with `nsx import gnt`"
+            )
         if tensors[name].shape != tensor.shape:
             shapes = f"expected {tuple(tensor.shape)}, found {tuple(tensors[name].shape)}"
-            raise UserError(f"tensor '{name}': {shapes}", where=where)
+            raise UserError(
+                f"tensor '{name}': {shapes}", where=where, fix="Convert the weights again with `nsx import gnt`"
+            )
         if not tensors[name].is_floating_point() or not bool(tensors[name].isfinite().all()):
-            raise UserError(f"tensor '{name}' is not all finite numbers", where=where)
+            raise UserError(
+                f"tensor '{name}' is not all finite numbers",
+                where=where,
+                fix="Convert the weights again with `nsx import gnt`",
+            )
     unknown = sorted(set(tensors) - set(expected))
     if unknown:
-        raise UserError(f"tensor '{unknown[0]}' is unknown", where=where)
+        raise UserError(
+            f"tensor '{unknown[0]}' is unknown", where=where, fix="Convert the weights again with `nsx import gnt`"
+        )
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return model
 

@@ -144,7 +144,7 @@ def config_from_json(data: object, *, where: str = "config.json: method") -> Any
         UserError: for an unknown method, an unknown setting (with the nearest known one) or a wrong type.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise UserError("no method is named", where=where)
+        raise UserError("no method is named", where=where, fix="Restore the run's config.json")
     entry = known_methods().get(data["name"])
     if entry is None:
         raise UserError(

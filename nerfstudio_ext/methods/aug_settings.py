@@ -101,10 +101,14 @@ class AugConfig:
     def __post_init__(self) -> None:
         plans(self)
         if not 0 <= self.mix <= 1:
-            raise UserError(f"{self.mix} is not between 0 and 1", where="--mix")
+            raise UserError(f"{self.mix} is not between 0 and 1", where="--mix", fix="Give a number within")
         first, every = adversary_steps(self)
         if first < 0 or every < 1:
-            raise UserError("steps count from 0, every 1 or more", where="--adversary-from, --adversary-every")
+            raise UserError(
+                "steps count from 0, every 1 or more",
+                where="--adversary-from, --adversary-every",
+                fix="Give whole numbers from there",
+            )
         for flag, value in (("--correct-poses", self.correct_poses or 0.0), ("--patient-huber", self.patient_huber)):
             if not 0 <= value < math.inf:
                 raise UserError(f"{value} is out of range", where=flag, fix="Use 0 or more")

@@ -34,7 +34,11 @@ def config_from_data(cls: type[T], data: object, *, where: str) -> T:
         UserError: for an unknown key (with the nearest known one), a wrong type, or a number that is not finite.
     """
     if not isinstance(data, Mapping):
-        raise UserError(f"expected an object with settings, got {_shown(data)}", where=where)
+        raise UserError(
+            f"expected an object with settings, got {_shown(data)}",
+            where=where,
+            fix="Restore the file, or repair it by hand",
+        )
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
@@ -42,7 +46,7 @@ def config_from_data(cls: type[T], data: object, *, where: str) -> T:
             raise UserError(f"unknown setting '{key}'", where=where, fix=did_you_mean(str(key), known))
     needed = [name for name, field in known.items() if _is_required(field) and name not in data]
     if needed:
-        raise UserError(f"setting '{needed[0]}' is missing", where=where)
+        raise UserError(f"setting '{needed[0]}' is missing", where=where, fix="Restore the file, or repair it by hand")
     return cls(**{key: _from_data(hints[key], value, f"{where}.{key}") for key, value in data.items()})
 
 
@@ -111,15 +115,23 @@ def _scalar(hint: Any, value: object, where: str) -> Any:
         return Path(value)
     if hint in (int, bool, str) and type(value) is hint:
         return value
-    raise UserError(f"expected {getattr(hint, '__name__', hint)}, got {_shown(value)}", where=where)
+    raise UserError(
+        f"expected {getattr(hint, '__name__', hint)}, got {_shown(value)}",
+        where=where,
+        fix="Restore the file, or repair it by hand",
+    )
 
 
 def _tuple(args: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise UserError(f"expected a list, got {_shown(value)}", where=where)
+        raise UserError(
+            f"expected a list, got {_shown(value)}", where=where, fix="Restore the file, or repair it by hand"
+        )
     hints = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
     if len(hints) != len(value):
-        raise UserError(f"expected {len(hints)} values, got {len(value)}", where=where)
+        raise UserError(
+            f"expected {len(hints)} values, got {len(value)}", where=where, fix="Restore the file, or repair it by hand"
+        )
     return tuple(_from_data(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
 
 
@@ -134,7 +146,9 @@ def _one_of(args: tuple[Any, ...], value: object, where: str) -> Any:
             return _from_data(hint, value, where)
         except UserError as error:
             first_error = first_error or error
-    raise first_error or UserError(f"{_shown(value)} is not allowed", where=where)
+    raise first_error or UserError(
+        f"{_shown(value)} is not allowed", where=where, fix="Restore the file, or repair it by hand"
+    )
 
 
 def _shown(value: object) -> str:

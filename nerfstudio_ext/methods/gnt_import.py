@@ -42,7 +42,11 @@ def _tensors(found: dict[str, Any], source: Path) -> dict[str, Tensor]:
         }
     missing = [name for name in _NETS if not isinstance(found.get(name), dict)]
     if missing:
-        raise UserError(f"no '{missing[0]}' in it; not a checkpoint of the official GNT", where=source)
+        raise UserError(
+            f"no '{missing[0]}' in it; not a checkpoint of the official GNT",
+            where=source,
+            fix="Pass a checkpoint that the official code has written",
+        )
     if isinstance(found.get("net_fine"), dict):
         raise UserError(
             "it has a second network for fine samples",
@@ -53,6 +57,10 @@ def _tensors(found: dict[str, Any], source: Path) -> dict[str, Tensor]:
     for net in _NETS:
         for name, value in found[net].items():
             if not isinstance(value, Tensor):
-                raise UserError(f"'{net}.{name}' is no tensor", where=source)
+                raise UserError(
+                    f"'{net}.{name}' is no tensor",
+                    where=source,
+                    fix="Pass a checkpoint that the official code has written",
+                )
             tensors[f"{net}.{str(name).removeprefix('module.')}"] = value  # the prefix comes from training on many GPUs
     return tensors

@@ -106,7 +106,10 @@ def photos_from_tensors(meta: SceneMeta, tensors: Mapping[str, Tensor], max_side
         camera = _source_camera(meta, at, max_side)
         picture = tensors.get(str(at))
         if picture is None or picture.shape != (3, camera.height, camera.width) or picture.dtype != torch.uint8:
-            raise UserError(f"the source picture of '{meta.image_names[at]}' is missing or has another size")
+            raise UserError(
+                f"the source picture of '{meta.image_names[at]}' is missing or has another size",
+                fix="Restore the capture's pictures",
+            )
         pictures.append(picture)
         cameras.append(dataclasses.replace(camera, lens=Lens()))
     return Photos(tuple(pictures), tuple(cameras), meta.split.train)

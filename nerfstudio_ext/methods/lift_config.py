@@ -120,11 +120,13 @@ class LiftConfig:
 
     def __post_init__(self) -> None:
         if self.views < 1 or self.side < 8 or (self.steps is not None and self.steps < 1):
-            raise UserError("fewer than 1 view, 8 pixels or 1 step", where="--views, --side, --steps")
+            raise UserError("fewer than 1 view, 8 pixels or 1 step", where="--views, --side, --steps", fix="Give more")
         for name in ("elevations", "distances", "fovs"):
             low, high = getattr(self, name)
             if low > high:
-                raise UserError(f"{low:g} to {high:g} runs backwards", where=f"--{name}")
+                raise UserError(
+                    f"{low:g} to {high:g} runs backwards", where=f"--{name}", fix="Give the lower number first"
+                )
 
     def settled(self) -> LiftConfig:
         """The same with everything written out that the preset decides."""

@@ -317,7 +317,8 @@ def _formats() -> tuple[str, ...]:
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
     if not path.is_file():
-        raise UserError("no such picture", where=path) if not path.exists() else DamagedImage("not a file", where=path)
+        kind, what = (DamagedImage, "not a file") if path.exists() else (UserError, "no such picture")
+        raise kind(what, where=path, fix="Restore it")
     try:
         picture = Image.open(path, formats=_formats())
     except PermissionError:

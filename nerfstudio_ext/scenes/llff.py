@@ -74,6 +74,10 @@ def _read_row(row: np.ndarray, name: str, folder: Path, where: str) -> PosedFram
     c2w = check_pose(np.stack([right, down, -backward, centre], -1), where)
     height, width, focal = matrix[:, 4].tolist()
     if height < 1 or width < 1 or focal <= 0:
-        raise UserError(f"impossible size or focal length: {height:g}, {width:g}, {focal:g}", where=where)
+        raise UserError(
+            f"impossible size or focal length: {height:g}, {width:g}, {focal:g}",
+            where=where,
+            fix="Make the poses again (LLFF's imgs2poses)",
+        )
     intrinsics = Intrinsics(round(width), round(height), (focal, focal), None, (None, None), Lens())
     return PosedFrame(name=name, path=resolve_inside(folder, name, where), c2w=c2w, intrinsics=intrinsics, where=where)

@@ -100,10 +100,10 @@ def read_blender(folder: Path) -> PosedCapture:
 def read_matrix(value: object, where: str) -> np.ndarray:
     """Nested rows of numbers as float64 [rows, columns]; names the entry that is not a number."""
     if not isinstance(value, list) or not value:
-        raise UserError("expected rows of numbers", where=where)
+        raise UserError("expected rows of numbers", where=where, fix="Write three or four rows of four")
     rows = [as_numbers(row, f"{where}[{i}]") for i, row in enumerate(value)]
     if len({len(row) for row in rows}) != 1:
-        raise UserError("the rows differ in length", where=where)
+        raise UserError("the rows differ in length", where=where, fix="Write three or four rows of four")
     return np.array(rows, dtype=np.float64)
 
 
@@ -113,7 +113,7 @@ def _read_frames(top: JsonObject, root: Path, file: str, warnings: list[str]) ->
         found = "is missing" if entries is None else "is empty" if entries == [] else "is not a list"
         raise UserError(f"'frames' {found}", where=file, fix="Write one entry per picture")
     if len(entries) > MAX_FRAMES:
-        raise UserError(f"{len(entries)} frames; at most {MAX_FRAMES} are read", where=file)
+        raise UserError(f"{len(entries)} frames; at most {MAX_FRAMES} are read", where=file, fix="Split the capture")
     if any("rolling_shutter" in part for part in (top, *(e for e in entries if isinstance(e, dict)))):
         warnings.append(f"{file}: rolling shutter is not modelled; every picture counts as taken at once")
     for key in IGNORED_FLAGS:
@@ -137,7 +137,7 @@ def _read_frame(top: JsonObject, entry: object, root: Path, file: str, place: st
     """One frame, or None when its picture is not there."""
     where = f"{file}: {place}"
     if not isinstance(entry, dict):
-        raise UserError("expected an object", where=where)
+        raise UserError("expected an object", where=where, fix="Write the frame again, or delete it")
     name = as_text(entry.get("file_path"), f"{where}.file_path")
     picture = find_picture(root, name, f"{where}.file_path")
     key = "transform_matrix" if "transform_matrix" in entry else "transform_matrix_start"
@@ -216,9 +216,15 @@ def _read_applied(top: JsonObject, file: str) -> Float[Tensor, "3 4"] | None:
     if top.get("applied_transform") is not None:
         matrix = read_matrix(top["applied_transform"], f"{file}: applied_transform")
         if matrix.shape not in ((3, 4), (4, 4)):
-            raise UserError("expected 3x4 or 4x4 numbers", where=f"{file}: applied_transform")
+            raise UserError(
+                "expected 3x4 or 4x4 numbers", where=f"{file}: applied_transform", fix="Write it again, or remove it"
+            )
         if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-            raise UserError("the transform cannot be undone (det = 0)", where=f"{file}: applied_transform")
+            raise UserError(
+                "the transform cannot be undone (det = 0)",
+                where=f"{file}: applied_transform",
+                fix="Write it again, or remove it",
+            )
     return torch.from_numpy(scale * matrix[:3])
 
 
@@ -250,7 +256,11 @@ def _frame_of_aabb(value: object, where: str) -> tuple[float, tuple[float, float
     """Scale and offset that fit a box [[min], [max]] into the unit cube, as instant-ngp does."""
     box = read_matrix(value, where)
     if box.shape != (2, 3) or np.abs(box[1] - box[0]).max() < 1e-6:
-        raise UserError("expected [[min x, y, z], [max x, y, z]] of a box with volume", where=where)
+        raise UserError(
+            "expected [[min x, y, z], [max x, y, z]] of a box with volume",
+            where=where,
+            fix="Write it again, or remove it",
+        )
     scale = 1 / float(np.abs(box[1] - box[0]).max())
     x, y, z = (0.5 - scale * box.mean(0)).tolist()
     return scale, (x, y, z)

@@ -100,7 +100,7 @@ def scene_from_json(document: JsonObject, points: np.ndarray | None, *, where: P
         )  # fmt: skip
     images = document.get("images")
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
-        raise UserError("'images' is not a list of objects", where=path)
+        raise UserError("'images' is not a list of objects", where=path, fix="Restore the run's files, or train again")
     cameras = [_read_camera(image, f"{file}: images[{i}]") for i, image in enumerate(images)]
     background = as_numbers(document.get("background"), f"{file}: background", 3)
     applied = document.get("applied_transform")
@@ -137,7 +137,7 @@ def _read_points(path: Path) -> np.ndarray:
     points_path = _points_path(path)
     try:
         if points_path.stat().st_size > MAX_POINT_BYTES:
-            raise UserError("too large", where=points_path)
+            raise UserError("too large", where=points_path, fix="Restore the run's files, or train again")
         data = points_path.read_bytes()
     except OSError as error:
         raise UserError(f"the scene's points cannot be read ({error})", where=points_path, fix="Restore it") from None
@@ -159,7 +159,9 @@ def points_from_bytes(data: bytes, *, where: Path) -> np.ndarray:
 def _read_array(value: object, shape: tuple[int, int], where: str) -> torch.Tensor:
     matrix = read_matrix(value, where)
     if matrix.shape != shape:
-        raise UserError(f"expected {shape[0]}x{shape[1]} numbers", where=where)
+        raise UserError(
+            f"expected {shape[0]}x{shape[1]} numbers", where=where, fix="Restore the run's files, or train again"
+        )
     return torch.from_numpy(matrix)
 
 
@@ -168,7 +170,11 @@ def _read_camera(image: JsonObject, where: str) -> Camera:
     kind = next((k for k in LENS_KINDS if k == image.get("lens")), None)
     params = as_numbers(image.get("lens_params"), f"{where}.lens_params")
     if kind is None or len(params) > N_LENS_PARAMS:
-        raise UserError(f"unknown lens {image.get('lens')!r} with {len(params)} parameters", where=where)
+        raise UserError(
+            f"unknown lens {image.get('lens')!r} with {len(params)} parameters",
+            where=where,
+            fix="Restore the run's files, or train again",
+        )
     c2w = _read_array(image.get("c2w"), (3, 4), f"{where}.c2w")
     check_pose(c2w.numpy(), f"{where}.c2w")
     return Camera(width, height, _read_array(image.get("K"), (3, 3), f"{where}.K"), c2w, Lens(kind, tuple(params)))
@@ -177,30 +183,42 @@ def _read_camera(image: JsonObject, where: str) -> Camera:
 def _read_count(value: object, where: str) -> int:
     number = as_number(value, where)
     if not 1 <= number <= MAX_SIDE or number != round(number):
-        raise UserError(f"expected a whole number from 1 to {MAX_SIDE}, found {number:g}", where=where)
+        raise UserError(
+            f"expected a whole number from 1 to {MAX_SIDE}, found {number:g}",
+            where=where,
+            fix="Restore the run's files, or train again",
+        )
     return int(number)
 
 
 def _read_split(value: object, n_images: int, where: str) -> Split:
     if not isinstance(value, dict):
-        raise UserError("expected an object", where=where)
+        raise UserError("expected an object", where=where, fix="Restore the run's files, or train again")
     parts = []
     for purpose in ("train", "val", "test"):
         numbers = as_numbers(value.get(purpose), f"{where}.{purpose}")
         if any(n != round(n) or not 0 <= n < n_images for n in numbers):
-            raise UserError(f"expected positions of images, 0 to {n_images - 1}", where=f"{where}.{purpose}")
+            raise UserError(
+                f"expected positions of images, 0 to {n_images - 1}",
+                where=f"{where}.{purpose}",
+                fix="Restore the run's files, or train again",
+            )
         parts.append(tuple(int(n) for n in numbers))
     return Split(*parts)
 
 
 def _read_frame(value: object, where: str) -> SceneFrame:
     if not isinstance(value, dict):
-        raise UserError("expected an object", where=where)
+        raise UserError("expected an object", where=where, fix="Restore the run's files, or train again")
     rotation = _read_array(value.get("rotation"), (3, 3), f"{where}.rotation")
     translation = as_numbers(value.get("translation"), f"{where}.translation", 3)
     check_pose(np.concatenate([rotation.numpy(), np.array(translation)[:, None]], 1), f"{where}.rotation")
     scale = as_number(value.get("scale"), f"{where}.scale")
     aabb_scale = _read_count(value.get("aabb_scale"), f"{where}.aabb_scale")
     if scale <= 0 or aabb_scale > 128 or aabb_scale & (aabb_scale - 1):
-        raise UserError(f"impossible scale {scale:g} or aabb_scale {aabb_scale}", where=where)
+        raise UserError(
+            f"impossible scale {scale:g} or aabb_scale {aabb_scale}",
+            where=where,
+            fix="Restore the run's files, or train again",
+        )
     return SceneFrame(rotation, torch.tensor(translation, dtype=torch.float64), scale, aabb_scale)

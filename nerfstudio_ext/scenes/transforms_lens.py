@@ -44,14 +44,16 @@ class _Lookup:
         if number is None:
             return None
         if number < 1 or number != round(number):
-            raise UserError(f"expected a whole number of pixels, found {number:g}", where=self.place(key))
+            raise UserError(
+                f"expected a whole number of pixels, found {number:g}", where=self.place(key), fix="Correct the value"
+            )
         return int(number)
 
     def flag(self, key: str) -> bool:
         value = self.raw(key)
         if value is None or isinstance(value, (bool, int)):
             return bool(value)
-        raise UserError("expected true or false", where=self.place(key))
+        raise UserError("expected true or false", where=self.place(key), fix="Correct the value")
 
 
 def read_intrinsics(top: Mapping[str, Any], frame: Mapping[str, Any], file: str, frame_place: str) -> Intrinsics:
@@ -168,4 +170,8 @@ def _coefficients(find: _Lookup, keys: tuple[str, ...]) -> tuple[float, ...]:
     if len(values) == 6 or (len(values) == 4 and keys == _FISHEYE_KEYS):
         named = dict(zip(("k1", "k2", "k3", "k4", "p1", "p2"), values, strict=False))
         return tuple(named[key] for key in keys)
-    raise UserError(f"expected 6 numbers (k1 k2 k3 k4 p1 p2), found {len(values)}", where=place)
+    raise UserError(
+        f"expected 6 numbers (k1 k2 k3 k4 p1 p2), found {len(values)}",
+        where=place,
+        fix="Write all six, 0 where there is none",
+    )

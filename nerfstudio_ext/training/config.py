@@ -47,9 +47,13 @@ class TrainConfig:
         for name in positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise UserError(f"{value} is not positive", where=f"--{name.replace('_', '-')}")
+                raise UserError(
+                    f"{value} is not positive", where=f"--{name.replace('_', '-')}", fix="Give a number above 0"
+                )
         if self.steps_per_eval < 0 or self.max_rollbacks < 0:
-            raise UserError("negative values have no meaning", where="--steps-per-eval, --max-rollbacks")
+            raise UserError(
+                "negative values have no meaning", where="--steps-per-eval, --max-rollbacks", fix="Give 0 or more"
+            )
 
     @property
     def step_limit(self) -> int | None:
@@ -124,7 +128,7 @@ class RunConfig:
                 raise UserError(f"unknown key '{key}'", where=where, fix=did_you_mean(key, keys))
         changes = data.get("changes", [])
         if not isinstance(changes, list) or not all(isinstance(line, str) for line in changes):
-            raise UserError("'changes' is not a list of lines", where=where)
+            raise UserError("'changes' is not a list of lines", where=where, fix="Restore the run's config.json")
         return cls(
             method=methods.config_from_json(data.get("method"), where=f"{where}: method"),
             train=config_from_data(TrainConfig, data.get("train", {}), where=f"{where}: train"),

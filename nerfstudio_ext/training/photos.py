@@ -45,7 +45,11 @@ def keep_photos(method: Method, run: Path) -> None:
         temporary.write_bytes(pack_safetensors(dict(method.photo_tensors())))
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"the source pictures cannot be kept: {error.strerror}", where=path) from error
+        raise UserError(
+            f"the source pictures cannot be kept: {error.strerror}",
+            where=path,
+            fix="Free some space, or choose another --output-dir",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -92,7 +92,11 @@ def write_report(path: Path, content: ReportContent) -> Path:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"the report cannot be written: {error.strerror}", where=path) from error
+        raise UserError(
+            f"the report cannot be written: {error.strerror}",
+            where=path,
+            fix="Free some space, or choose another --output-dir",
+        ) from error
     return path
 
 

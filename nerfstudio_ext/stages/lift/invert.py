@@ -54,7 +54,11 @@ class InvertSettings:
 
     def __post_init__(self) -> None:
         if not self.word or any(c.isspace() for c in self.word) or self.invert_steps < 1 or self.invert_lr <= 0:
-            raise UserError("the word must be one word, steps and rate positive", where="--word, --invert-steps")
+            raise UserError(
+                "the word must be one word, steps and rate positive",
+                where="--word, --invert-steps",
+                fix="Correct the values",
+            )
 
 
 def learn_word(

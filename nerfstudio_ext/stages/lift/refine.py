@@ -31,7 +31,9 @@ class RefineSettings:
         for name in ("refine_side", "refine_steps"):
             value = getattr(self, name)
             if value is not None and value < (8 if name == "refine_side" else 1):
-                raise UserError(f"{value} is too small", where=f"--{name.replace('_', '-')}")
+                raise UserError(
+                    f"{value} is too small", where=f"--{name.replace('_', '-')}", fix="Give a larger number"
+                )
 
 
 def refined_config(config: RunConfig, steps_done: int, settings: RefineSettings, parent: str) -> RunConfig:

@@ -68,7 +68,7 @@ def extract(
             table.add(view)
             progress.advance(len(table), view.name)
         if not len(table):
-            raise UserError("there is no picture to look at")
+            raise UserError("there is no picture to look at", fix="Pass a picture or a folder of pictures")
         search = _Search(key, tuple(expected), codes, max_false_alarm)
         _look_at_all(search, table)
         return _conclude(search, table, n_random_keys)
@@ -77,7 +77,9 @@ def extract(
 def _usable(layouts: Sequence[Layout] | None, expected: Sequence[Message]) -> tuple[Layout, ...]:
     codes = tuple(layout for layout in layouts or (UNCODED, *LAYOUTS) if layout.n <= FEATURES)
     if not codes:
-        raise UserError(f"codes of more than {FEATURES} bits do not fit this extractor", where="--code")
+        raise UserError(
+            f"codes of more than {FEATURES} bits do not fit this extractor", where="--code", fix="Give a smaller number"
+        )
     if not expected and not any(layout.is_coded for layout in codes):
         raise UserError(
             f"the code {UNCODED.name} has no check bits: it can be recognised, but not read", where="--code",

@@ -88,7 +88,7 @@ def extract_hidden(views: Iterable[View], decoder: PictureDecoder, progress: Pro
             total = hidden[0] if total is None else total + hidden[0]
         progress.advance(len(found), view.name)
     if not found:
-        raise UserError("there is no picture to look at")
+        raise UserError("there is no picture to look at", fix="Pass a picture or a folder of pictures")
     mean = sum(view.logit for view in found) / len(found)
     p_value = decoder.p_value(mean)
     present = mean > 0 and p_value <= CONVINCING

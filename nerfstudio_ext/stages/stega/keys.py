@@ -36,7 +36,11 @@ class Key:
             try:
                 secret = unicodedata.normalize("NFC", secret).encode()
             except UnicodeEncodeError:
-                raise UserError("the key holds a character that is not valid Unicode", where="--key") from None
+                raise UserError(
+                    "the key holds a character that is not valid Unicode",
+                    where="--key",
+                    fix="Type the key again, or pass it in a file",
+                ) from None
         if not secret:
             raise UserError("the key is empty", where="--key", fix="Choose a word or phrase only you know")
         self._master = hmac.digest(_MASTER, secret, "sha256")

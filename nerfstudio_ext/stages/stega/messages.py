@@ -59,7 +59,9 @@ class Message:
         try:
             return cls("text", text.encode())
         except UnicodeEncodeError:
-            raise UserError("the text holds a character that is not valid Unicode", where="--text") from None
+            raise UserError(
+                "the text holds a character that is not valid Unicode", where="--text", fix="Type the text again"
+            ) from None
 
     @property
     def text(self) -> str:
@@ -128,7 +130,10 @@ class Layout:
         """
         if self.is_identity != (message.kind == "id48") or len(message.data) > self.max_bytes:
             kind = "an identity" if self.is_identity else f"{self.max_bytes} bytes"
-            raise UserError(f"a message of kind {message.kind} and {len(message.data)} bytes; {self.name} holds {kind}")
+            raise UserError(
+                f"a message of kind {message.kind} and {len(message.data)} bytes; {self.name} holds {kind}",
+                fix="Use another --code, or a shorter message",
+            )
         body = np.unpackbits(np.frombuffer(message.data, np.uint8))
         if self.is_identity:
             return np.concatenate([body, np.zeros(self.k - ID_BITS, np.uint8)])

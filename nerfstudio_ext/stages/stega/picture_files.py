@@ -94,4 +94,8 @@ def _of_folder(folder: Path, progress: Progress) -> Iterator[View]:
         n_used += 1
         yield view
     if not n_used:
-        raise UserError(f"none of its {len(paths) + len(skipped)} pictures can be used ({last})", where=folder)
+        raise UserError(
+            f"none of its {len(paths) + len(skipped)} pictures can be used ({last})",
+            where=folder,
+            fix="Pass pictures such as PNG or JPEG",
+        )

@@ -67,7 +67,9 @@ class WeightFormat:
         tensors, notes = self._read(source)
         where = str(source)
         if notes.get("format") != self.name:
-            raise UserError(f"a tensor file, but not {self.article} {self.noun}", where=where)
+            raise UserError(
+                f"a tensor file, but not {self.article} {self.noun}", where=where, fix="Pass the right file"
+            )
         if notes.get("format_version") != str(self.version):
             found = f"{self.noun} format {notes.get('format_version', 'none')}"
             raise UserError(
@@ -78,7 +80,11 @@ class WeightFormat:
         except (ValueError, KeyError):
             raise UserError("damaged: its notes make no sense", where=where, fix=_AGAIN) from None
         if _shapes(tensors) != _shapes(network.state_dict()):
-            raise UserError(f"{self.article} {self.noun} of another shape than this version uses", where=where)
+            raise UserError(
+                f"{self.article} {self.noun} of another shape than this version uses",
+                where=where,
+                fix="Use the version that wrote it, or train it again",
+            )
         if notes.get("sha256") != checksum(tensors):
             raise UserError("damaged: the weights do not match their checksum", where=where, fix=_AGAIN)
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
