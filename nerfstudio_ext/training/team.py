@@ -70,15 +70,17 @@ class Team:
         index: Number of this process, from 0; 0 leads.
         count: Processes in all.
         is_one_host: Whether all processes run on one machine.
+        last_words: What to say when another process is lost.
         wishes_to_stop: Set by a process that was told to stop; the first one hears of it in the next step.
     """
 
     def __init__(self, index: int, count: int, store: Any, *, is_one_host: bool) -> None:
         self.index, self.count, self.is_one_host = index, count, is_one_host
         self.wishes_to_stop = False
+        self.last_words = "another process of this training ended"
         self._store = store
         self._next_sign = 0.0
-        self._is_dismissed = False
+        self._is_dismissed = self._is_broken = False
 
     @property
     def is_leading(self) -> bool:
@@ -96,7 +98,7 @@ class Team:
     def sum(self, values: Sequence[float]) -> list[float]:
         """See `methods.protocol.Share`."""
         total = torch.tensor(values, dtype=torch.float64)
-        with _noticing():
+        with self._noticing():
             dist.all_reduce(total)
         return list(total.tolist())
 
@@ -106,27 +108,27 @@ class Team:
         padded = own.new_zeros(room, *own.shape[1:])
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in range(self.count)]
-        with _noticing():
+        with self._noticing():
             dist.all_gather(parts, padded)
         counts = [n * (i + 1) // self.count - n * i // self.count for i in range(self.count)]
         return torch.cat([part[:k] for part, k in zip(parts, counts, strict=True)])
 
     def add_up(self, numbers: Tensor) -> None:
         """Replace numbers by their sums over all processes."""
-        with _noticing():
+        with self._noticing():
             dist.all_reduce(numbers)
 
     def tell(self, order: Order) -> None:
         """Say what comes next; for the first process."""
         kind = get_args(OrderKind).index(order.kind)
         self._is_dismissed = order.kind == "stop"
-        with _noticing():
+        with self._noticing():
             dist.broadcast(torch.tensor([kind, order.step, order.progress, order.rate], dtype=torch.float64), 0)
 
     def hear(self) -> Order:
         """Wait for what comes next; for the others."""
         told = torch.empty(_N_NUMBERS, dtype=torch.float64)
-        with _noticing():
+        with self._noticing():
             dist.broadcast(told, 0)
         kind, step, progress, rate = told.tolist()
         return Order(get_args(OrderKind)[int(kind)], int(step), progress, rate)
@@ -139,7 +141,7 @@ class Team:
 
     def send(self, content: bytes) -> None:
         """Give the others some bytes; for the first process."""
-        with _noticing():
+        with self._noticing():
             dist.broadcast(torch.tensor([len(content)]), 0)
             if content:
                 dist.broadcast(torch.frombuffer(bytearray(content), dtype=torch.uint8), 0)
@@ -147,7 +149,7 @@ class Team:
     def receive(self) -> bytes:
         """Take what `send` gives."""
         length = torch.empty(1, dtype=torch.int64)
-        with _noticing():
+        with self._noticing():
             dist.broadcast(length, 0)
             content = torch.empty(int(length), dtype=torch.uint8)
             if len(content):
@@ -170,21 +172,31 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        is_broken = isinstance(error, TeamBroken)
-        if is_broken:
+        if self._is_broken:
             # torchrun ends us too now; what is left to do is one line.
             with suppress(ValueError):
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if is_broken and not self.is_leading:
-            time.sleep(_LINE_S)
-        may_speak = error is None or self._claim_line()
-        if self.is_leading and not is_broken and not self._is_dismissed:
+            if not self.is_leading:
+                time.sleep(_LINE_S)
+            if not self._claim_line():
+                raise SystemExit(1)
+            raise TeamBroken(self.last_words)
+        if error is not None:
+            self._claim_line()
+        if self.is_leading and not self._is_dismissed:
             with suppress(TeamBroken):
                 self.tell(Order("stop"))
-        if not is_broken:
-            dist.destroy_process_group()
-        if is_broken and not may_speak:
-            raise SystemExit(1)
+        dist.destroy_process_group()
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Turn the errors of broken connections into `TeamBroken`."""
+        try:
+            yield
+        except RuntimeError as error:
+            self._is_broken = True
+            logger.info("a collective operation failed: %s", " ".join(str(error).split()))
+            raise TeamBroken(self.last_words) from error
 
     def _claim_line(self) -> bool:
         """Whether this process is the first that wants to say why everything ends."""
@@ -228,13 +240,3 @@ def _join() -> Team:
         ) from error
     logger.info("process %d of %d", index + 1, count)
     return Team(index, count, store, is_one_host=n_here == count)
-
-
-@contextmanager
-def _noticing() -> Iterator[None]:
-    """Turn the errors of broken connections into `TeamBroken`."""
-    try:
-        yield
-    except RuntimeError as error:
-        logger.info("a collective operation failed: %s", " ".join(str(error).split()))
-        raise TeamBroken("another process of this training ended") from error

@@ -289,8 +289,10 @@ def _end_of(trainer: Trainer, log: MetricsLog, stop: StopOnSignal) -> str:
         steps = [step for step, _ in list_checkpoints(trainer.run.checkpoints)]
         if trainer.save():
             steps = [trainer.step]
-        state = f"step {max(steps)} is saved" if steps else "nothing was saved yet"
-        raise TeamBroken(f"{broken}; {state}. Go on with `nsx train --resume {trainer.run.path}`.") from broken
+        if team is not None:
+            state = f"step {max(steps)} is saved" if steps else "nothing was saved yet"
+            team.last_words = f"{broken}; {state}. Go on with `nsx train --resume {trainer.run.path}`."
+        raise
 
 
 def _save_at_end(trainer: Trainer) -> None:
