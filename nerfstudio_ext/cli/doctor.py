@@ -1,4 +1,4 @@
-"""`nsx doctor`: what this machine can do, and which back end every kernel will use, and why."""
+"""`nsx doctor`: what this machine can do, and which back end every kernel will use, and why; or how a run is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import tyro
 
 from .. import __version__
 from .console import Output
+from .doctor_run import examine
 from .environment import usable_cores
 from .options import CommonOptions
 
@@ -22,6 +26,9 @@ _EXTRAS = {"pillow-heif": "heic", "nerfacc": "cuda", "trimesh": "mesh", "tensorb
 class DoctorOptions(CommonOptions):
     """Options of `nsx doctor`."""
 
+    run: tyro.conf.Positional[Path | None] = None
+    """Look over this run instead of the machine: which checkpoints verify, how its last session ended, what to do."""
+
 
 def options_for(argv: list[str]) -> tuple[type[DoctorOptions], list[str]]:
     """One kind of options."""
@@ -29,7 +36,9 @@ def options_for(argv: list[str]) -> tuple[type[DoctorOptions], list[str]]:
 
 
 def run(options: DoctorOptions, out: Output) -> int:
-    """Print the report; 0 when everything that training on photos needs is there, else 2."""
+    """Print the report; 0 when everything that training on photos needs is there (or the run is sound), else 2."""
+    if options.run is not None:
+        return examine(options.run, out)
     packages = {name: _version(name) for name in _PACKAGES}
     missing = [name for name, version in packages.items() if version is None]
     machine = _machine()

@@ -50,7 +50,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command("demo", "", "The whole story on the sample capture: poses, training, video, metrics."),
-    "doctor": Command("doctor", "", "What this machine can do, and which back end every kernel uses, and why."),
+    "doctor": Command("doctor", "[RUN]", "What this machine can do, kernel by kernel; or whether a run is sound."),
     "process": Command("process", "INPUT --output-dir DIR", "Photo folder or video to posed capture."),
     "train": Command("train", "[METHOD] INPUT", "Train a scene on photos, a video or a posed capture, and watch it."),
     "view": Command("view", "RUN", "Walk through a finished run in the browser."),

@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 WEIGHTS, TRAINER, MANIFEST = "weights.safetensors", "trainer.safetensors", "manifest.json"
 _MAX_MANIFEST_BYTES = 4 << 20
 _NAME = re.compile(r"step-(\d{7,12})")
-_TEMPORARY = re.compile(r"\.tmp-step-\d{7,12}-\d+")
+TEMPORARY = re.compile(r"\.tmp-step-\d{7,12}-\d+")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -218,7 +218,7 @@ def remove_leftovers(folder: Path) -> int:
     """Remove temporary folders that a killed process left behind; returns how many. Call it with the run locked."""
     if not folder.is_dir():
         return 0
-    leftovers = [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
+    leftovers = [path for path in folder.iterdir() if TEMPORARY.fullmatch(path.name)]
     for path in leftovers:
         _discard(path)
     return len(leftovers)

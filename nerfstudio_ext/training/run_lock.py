@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from ..errors import UserError
 
@@ -78,6 +78,24 @@ class RunLock:
             self.path.unlink(missing_ok=True)
         self._file.close()
         self._file = None
+
+
+def lock_holder(path: Path) -> tuple[Literal["free", "held", "stale"], int]:
+    """Who holds a lock, without taking it.
+
+    Returns:
+        "free" where there is none, "held" by a live process, "stale" where its process has died; and its number.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(4096)
+            is_held = _is_alive(content) or not _lock_file(file)
+    except FileNotFoundError:
+        return "free", 0
+    except OSError:
+        return "held", 0
+    pid = _parsed(content).get("pid")
+    return "held" if is_held else "stale", pid if isinstance(pid, int) else 0
 
 
 def _is_same_file(file: BinaryIO, path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -21,14 +22,17 @@ from ..renderer import HasLayers, RayRenderer
 from ..scenes.model import SceneMeta
 from ..scenes.scene_json import read_scene_json, write_scene_json
 from ..strict_json import read_json
-from .checkpoints import chosen_checkpoint, newest_checkpoint, remove_leftovers
+from .checkpoints import chosen_checkpoint, list_checkpoints, newest_checkpoint, remove_leftovers
 from .config import RunConfig
 from .photos import read_photos
+from .run_ending import FILE as ENDED
+from .run_ending import Ending, ending_of
 from .run_lock import RunLock
 
 logger = logging.getLogger(__name__)
 _MAX_CONFIG_BYTES = 4 << 20
 _FRESH_NAMES = 1000
+_SAID_CHARACTERS = 500
 
 
 class Run:
@@ -38,6 +42,7 @@ class Run:
         path: The folder: `outputs/<scene>/<method>/<timestamp>`.
         config: What config.json says.
         was_cut_short: The process that wrote here before ended without closing the run.
+        ending: How this session ended, as far as it is known; kept in the folder when the run is closed.
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
@@ -45,13 +50,19 @@ class Run:
         self.config = config
         self._lock = RunLock(path / "lock")
         self.was_cut_short = self._lock.acquire()
+        self.ending = Ending("done")
         self._log: logging.Handler | None = None
         try:
+            (path / ENDED).unlink(missing_ok=True)
             remove_leftovers(self.checkpoints)
             self._log = _log_to(path / "log.txt")
         except OSError as error:
             self.close()
-            raise UserError(f"the run folder cannot be written: {error.strerror}", where=path) from error
+            raise UserError(
+                f"the run folder cannot be written: {error.strerror}",
+                where=path,
+                fix="Free some space, or choose another --output-dir",
+            ) from error
 
     @classmethod
     def create(cls, output_dir: Path, config: RunConfig, meta: SceneMeta) -> Run:
@@ -61,6 +72,7 @@ class Run:
             UserError: if the folder cannot be made or written.
         """
         parent = output_dir / _safe_name(meta.name) / methods.method_name(config.method)
+        _tell_of_unclosed(parent)
         try:
             path = _fresh_folder(parent)
         except OSError as error:
@@ -120,12 +132,30 @@ class Run:
             self._log = None
         self._lock.release()
 
+    def restore_files(self, meta: SceneMeta) -> None:
+        """Write what a checkpoint is worth nothing without, where somebody has removed it meanwhile.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "config.json").exists():
+            write_json(self.path / "config.json", self.config.to_json())
+        if not (self.path / "scene.json").exists():
+            write_scene_json(meta, self.path / "scene.json")
+
     def __enter__(self) -> Run:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            is_stop = isinstance(error, (KeyboardInterrupt, SystemExit))
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:_SAID_CHARACTERS]
+            self.ending = Ending("signal" if is_stop else "failed", said.removesuffix(": "))
+        with contextlib.suppress(OSError):  # a full disk, or no folder any more: then nobody can know
+            write_json(self.path / ENDED, self.ending.to_json())
         self.close()
 
 
@@ -258,6 +288,17 @@ def write_json(path: Path, data: object) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _tell_of_unclosed(parent: Path) -> None:
+    """Warn when the newest run beside the one to be made was killed: its user may want that one, not a new one."""
+    runs = [path for path in parent.glob("*") if (path / "config.json").is_file()]
+    newest = max(runs, key=lambda path: (path / "config.json").stat().st_mtime, default=None)
+    if newest is None or ending_of(newest).kind != "killed":
+        return
+    steps = [step for step, _ in list_checkpoints(newest / "checkpoints")]
+    saved = f"step {steps[0]} of it is saved: `nsx train --resume {newest}` goes on" if steps else "nothing was saved"
+    logger.warning("the last run of this scene ended without closing (%s); %s", newest, saved)
 
 
 def _fresh_folder(parent: Path) -> Path:
