@@ -137,7 +137,7 @@ def _find_images(folder: Path, model: Path, first_name: str) -> tuple[Path, Path
 def _frames(
     images: list[RawImage], lenses: dict[int, Intrinsics], root: Path, image_folder: Path, where: Path
 ) -> Iterator[PosedFrame]:
-    missing = []
+    missing, has_masks = [], (root / "masks").is_dir()
     for image in images:
         place = f"{where.name}: '{image.name}'"
         if image.camera_id not in lenses:
@@ -146,10 +146,10 @@ def _frames(
         if not path.is_file():
             missing.append(image.name)
             continue
-        mask = root / "masks" / f"{clean_name(image.name)}.png"
+        mask = resolve_inside(root, f"masks/{clean_name(image.name)}.png", place) if has_masks else None
         yield PosedFrame(
             name=clean_name(image.name), path=path, c2w=check_pose(_camera_to_world(image, place), place),
-            intrinsics=lenses[image.camera_id], mask=mask if mask.is_file() else None, where=place,
+            intrinsics=lenses[image.camera_id], mask=mask if mask and mask.is_file() else None, where=place,
         )  # fmt: skip
     if missing:
         raise missing_pictures(missing, str(where), image_folder)

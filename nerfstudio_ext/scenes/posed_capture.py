@@ -120,6 +120,7 @@ class PosedCapture:
         applied_transform: [3,4] float64, or None.
         hints: About the box.
         warnings: One line each.
+        file: The file that lists the pictures, for messages; None stands for the root.
     """
 
     kind: str
@@ -130,6 +131,7 @@ class PosedCapture:
     applied_transform: Float[Tensor, "3 4"] | None = None
     hints: FrameHints = field(default_factory=FrameHints)
     warnings: tuple[str, ...] = ()
+    file: Path | None = None
 
 
 def resolve_inside(root: Path, name: str, where: str) -> Path:
@@ -167,7 +169,7 @@ def _can_be_named(name: str) -> bool:
 def find_picture(root: Path, name: str, where: str) -> Path | None:
     """`resolve_inside`, trying the known endings when the name has none; None when nothing is there."""
     path = resolve_inside(root, name, where)
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return path
     for suffix in IMAGE_SUFFIXES:
         for ending in (suffix, suffix.upper()):

@@ -60,6 +60,7 @@ def read_transforms(path: Path) -> PosedCapture:
         applied_transform=_read_applied(top, path.name),
         hints=_read_hints(top, path.name),
         warnings=tuple(warnings),
+        file=path,
     )
 
 
@@ -130,6 +131,11 @@ def _read_frames(top: JsonObject, root: Path, file: str, warnings: list[str]) ->
             frames.append(frame)
     if missing:
         raise missing_pictures(missing, file, root)
+    n_masked = sum(frame.mask is not None for frame in frames)
+    if 0 < n_masked < len(frames):
+        warnings.append(f"{file}: {n_masked} of {len(frames)} pictures have a mask; the others are used whole")
+    if any(entry.get("depth_file_path") is not None for entry in entries):
+        warnings.append(f"{file}: the depth files are not used")
     return frames
 
 
