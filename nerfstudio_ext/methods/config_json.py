@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -109,7 +108,8 @@ def _from_data(hint: Any, value: object, where: str) -> Any:
 def _scalar(hint: Any, value: object, where: str) -> Any:
     if hint is type(None) and value is None:
         return None
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    # Compared, not converted: an integer of a thousand digits has no float. NaN and infinity fail the comparison.
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)

@@ -6,6 +6,8 @@ its own size, and nothing in it is ever written to a path.
 
 from __future__ import annotations
 
+import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,9 @@ def read_torch_file(path: Path) -> dict[str, Any]:
                 f"larger than {MAX_BYTES >> 20} MB; not one of the known checkpoints", where=path, fix="Check the path"
             )
         _refuse_archive(path, size)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, to programmers, about old kinds of storage
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError("no such checkpoint", where=path, fix="Check the path") from None
     except IsADirectoryError:
@@ -67,6 +71,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         MemoryError,
         RecursionError,
         UnicodeDecodeError,
+        struct.error,
     ):
         raise UserError("damaged: its parts do not fit together", where=path, fix=_AGAIN) from None
     if not isinstance(found, dict):

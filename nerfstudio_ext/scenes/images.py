@@ -6,13 +6,10 @@ import functools
 import importlib
 import io
 import logging
-import os
 import struct
-import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
-from ..progress import Progress, SilentProgress
+from .picture_memory import fetch, fetch_rows, read_at_random
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +149,7 @@ class ImageStore:
     Attributes:
         n_channels: 3, or 4 when any picture has opacity (straight alpha).
         sizes: [V,2] int64, (width, height).
+        folder: Where files go that hold what memory is too small for; None: the system's folder for such.
     """
 
     def __init__(
@@ -160,7 +158,9 @@ class ImageStore:
         offsets: Sequence[int],
         sizes: Int64[Tensor, "V 2"],
         valid: Sequence[np.ndarray | None] | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self.folder = folder
         self.n_channels = int(flat.shape[-1])
         self.sizes = sizes
         self._flat = flat
@@ -168,6 +168,12 @@ class ImageStore:
         self._offsets = torch.tensor(list(offsets), dtype=torch.int64)
         self._widths = sizes[:, 0].contiguous()
         self._valid = list(valid) if valid is not None else [None] * len(sizes)
+        read_at_random(flat)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the pixels lie in a file rather than in memory."""
+        return isinstance(self._flat, np.memmap)
 
     @classmethod
     def from_arrays(cls, arrays: Sequence[np.ndarray], valid: Sequence[np.ndarray | None] | None = None) -> ImageStore:
@@ -185,118 +191,27 @@ class ImageStore:
         """Picture `i` as a view; do not write to it."""
         width, height = self.sizes[i].tolist()
         start = int(self._offsets[i])
+        fetch(self._flat, start, start + width * height)
         return self._flat[start : start + width * height].reshape(height, width, self.n_channels)
 
     def gather(
         self, cam_ids: Int64[Tensor, " R"], u: Int64[Tensor, " R"], v: Int64[Tensor, " R"]
     ) -> UInt8[Tensor, "R C"]:
         """Pixels (column u, row v) of several pictures."""
-        return self._table.index_select(0, self._offsets[cam_ids] + v * self._widths[cam_ids] + u)
+        return self._rows(self._offsets[cam_ids] + v * self._widths[cam_ids] + u)
 
     def gather_flat(self, cam_ids: Int64[Tensor, " R"], flat_indices: Int64[Tensor, " R"]) -> UInt8[Tensor, "R C"]:
         """Pixels by position `v * width + u` within their picture."""
-        return self._table.index_select(0, self._offsets.index_select(0, cam_ids) + flat_indices)
+        return self._rows(self._offsets.index_select(0, cam_ids) + flat_indices)
+
+    def _rows(self, rows: Int64[Tensor, " R"]) -> UInt8[Tensor, "R C"]:
+        if self.is_mapped:
+            fetch_rows(self._flat, rows.numpy())
+        return self._table.index_select(0, rows)
 
     def valid_pixels(self, i: int) -> Int32[np.ndarray, " n"] | None:
         """Positions `v * width + u` of the usable pixels of picture `i`, ascending; None means all."""
         return self._valid[i]
-
-
-@dataclass(frozen=True)
-class PictureJob:
-    """One picture to decode into a store.
-
-    Attributes:
-        path: The file.
-        size: (width, height) wanted.
-        upright: Whether to apply the EXIF orientation.
-        usable: Returns the mask of usable pixels [height,width] bool, or None for all; called after decoding.
-    """
-
-    path: Path
-    size: tuple[int, int]
-    upright: bool = True
-    usable: Callable[[], np.ndarray | None] = lambda: None
-
-
-def load_store(
-    jobs: Sequence[PictureJob],
-    n_channels: int,
-    *,
-    memory_budget: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[ImageStore, dict[int, DamagedImage]]:
-    """Decode pictures into one store, two or more at a time.
-
-    Args:
-        jobs: The pictures.
-        n_channels: 3 or 4.
-        memory_budget: Bytes the pixels may take in memory; a larger capture goes to an unnamed temporary file that is
-            mapped into memory. None: 40 % of the memory that is free now.
-        progress: Receives one stage.
-    Returns:
-        A store of the pictures that could be decoded, in order, and the damage of the others by position in `jobs`.
-    """
-    progress = progress or SilentProgress()
-    counts = [job.size[0] * job.size[1] for job in jobs]
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    flat = _allocate(int(starts[-1]), n_channels, memory_budget if memory_budget is not None else _default_budget())
-
-    def decode(i: int) -> DamagedImage | np.ndarray | None:
-        job = jobs[i]
-        try:
-            pixels = read_image(job.path, size=job.size, upright=job.upright)
-        except DamagedImage as damage:
-            return damage
-        target = flat[starts[i] : starts[i + 1]].reshape(job.size[1], job.size[0], n_channels)
-        target[..., : pixels.shape[-1]] = pixels
-        if pixels.shape[-1] < n_channels:
-            target[..., 3] = 255
-        mask = job.usable()
-        return None if mask is None or mask.all() else np.flatnonzero(mask).astype(np.int32)
-
-    progress.stage("Loading pictures", len(jobs))
-    damaged: dict[int, DamagedImage] = {}
-    valid: list[np.ndarray | None] = []
-    good: list[int] = []
-    pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
-    try:
-        for i, result in enumerate(pool.map(decode, range(len(jobs)))):
-            if isinstance(result, DamagedImage):
-                damaged[i] = result
-            else:
-                good.append(i)
-                valid.append(result)
-            progress.advance(i + 1)
-    finally:
-        pool.shutdown(cancel_futures=True)  # an error or Ctrl+C must not wait for pictures nobody will see
-    sizes = torch.tensor([jobs[i].size for i in good], dtype=torch.int64).reshape(len(good), 2)
-    return ImageStore(flat, [int(starts[i]) for i in good], sizes, valid), damaged
-
-
-def _allocate(n_pixels: int, n_channels: int, budget: int) -> np.ndarray:
-    if n_pixels * n_channels <= budget:
-        return np.empty((n_pixels, n_channels), dtype=np.uint8)
-    log.info("%.1f GB of pixels: kept in a temporary file", n_pixels * n_channels / 1e9)
-    # The file has no name where the system allows that, so nothing is left behind even after a crash.
-    with tempfile.TemporaryFile(prefix="nsx-pixels-") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, n_pixels * n_channels)
-        except OSError as error:
-            raise UserError(
-                f"no room for {n_pixels * n_channels / 1e9:.1f} GB of pixels: {error.strerror}",
-                where=tempfile.gettempdir(),
-                fix="Use smaller pictures (--max-side), or set TMPDIR to a disk with room",
-            ) from None
-        return np.memmap(file, dtype=np.uint8, mode="r+", shape=(n_pixels, n_channels))
-
-
-def _default_budget() -> int:
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system tells
-        free = 4 * 2**30
-    return max(512 * 2**20, int(0.4 * free))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -24,16 +25,18 @@ from .images import (
     DamagedImage,
     ImageInfo,
     ImageStore,
-    PictureJob,
-    load_store,
     probe_image,
 )
 from .llff import read_llff
 from .model import Scene, SceneMeta, Split
+from .picture_loading import PictureJob, load_store
+from .picture_memory import NOTE_BYTES, PictureLoad, plan_load
 from .posed_capture import PosedCapture, PosedFrame
 from .posed_formats import read_blender, read_transforms
 from .prepared import is_prepared, load_prepared
 from .usable_pixels import blind_share, check_mask_size, usable_pixels
+
+log = logging.getLogger(__name__)
 
 CaptureKind = Literal["prepared", "transforms", "blender", "llff", "colmap", "photos", "video"]
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mts", ".3gp")
@@ -79,6 +82,8 @@ def load_scene(
     downscale: float | None = None,
     max_side: int | None = None,
     split_every: int = 8,
+    memory_budget: int | None = None,
+    scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> Scene:
     """Load a posed capture.
@@ -91,6 +96,9 @@ def load_scene(
         downscale: Divide width and height by this (area average); None or 1 keeps the size.
         max_side: Reduce pictures so that no side is longer, pixels.
         split_every: See above; 0 holds nothing out.
+        memory_budget: Bytes of pixels that may stay in memory; a larger capture is kept in a file without a name.
+            None: a share of what is free.
+        scratch: Folder for that file; None: the system's for temporary files.
         progress: Receives stages and warnings.
     Raises:
         UserError: if the path holds no posed capture, anything in it is damaged beyond single pictures, or fewer than
@@ -109,10 +117,22 @@ def load_scene(
     pictures = _open_pictures(capture, downscale or 1.0, max_side, progress)
     n_channels = 4 if any(p.info.has_alpha for p in pictures) else 3
     jobs = [PictureJob(p.frame.path, p.size, p.is_upright, p.usable) for p in pictures]
-    images, damaged = load_store(jobs, n_channels, progress=progress)
+    load = _plan(pictures, n_channels, memory_budget, scratch)
+    images, damaged = load_store(jobs, n_channels, memory_budget=load.budget, folder=load.folder, progress=progress)
     _report_damaged(list(damaged.values()), len(capture.frames), len(images), capture, progress)
     kept = [p for i, p in enumerate(pictures) if i not in damaged]
     return _assemble(path, capture, kept, images, split_every, progress)
+
+
+def _plan(pictures: Sequence[_Picture], n_channels: int, budget: int | None, scratch: Path | None) -> PictureLoad:
+    """What loading will take; said where it will take long or not fit into memory."""
+    load = plan_load(
+        [p.info.width * p.info.height for p in pictures],
+        [p.size[0] * p.size[1] for p in pictures], n_channels, budget, scratch,
+    )  # fmt: skip
+    if load.is_mapped or load.n_bytes > NOTE_BYTES:
+        log.warning(load.line, extra={"is_note": True})
+    return load
 
 
 def _read_capture(path: Path) -> PosedCapture:
@@ -307,12 +327,14 @@ def _split(capture: PosedCapture, pictures: list[_Picture], names: Sequence[str]
     if overlap:
         raise UserError(
             f"{len(overlap)} pictures are listed for training and for testing: '{overlap[0]}'"
-            + (" and others" if len(overlap) > 1 else ""), where=capture.root, fix="List each for one purpose",
+            + (" and others" if len(overlap) > 1 else ""), where=capture.file or capture.root,
+            fix="List each for one purpose",
         )  # fmt: skip
     for purpose, chosen in (("training", train), ("testing", test)):
         if not chosen:
             fix = "Name some, or remove the lists to hold out every 8th"
-            raise UserError(f"the file's lists leave no picture for {purpose}", where=capture.root, fix=fix)
+            where = capture.file or capture.root
+            raise UserError(f"the file's lists leave no picture for {purpose}", where=where, fix=fix)
     return Split(train, val, test)
 
 
@@ -321,8 +343,8 @@ def _positions(listed: Sequence[str], purpose: str, capture: PosedCapture, pictu
     unknown = [name for name in listed if name not in known]
     if unknown:
         raise UserError(
-            f"{len(unknown)} names in {purpose}_filenames belong to no frame: '{unknown[0]}'", where=capture.root,
-            fix="Use the file_path of the frames",
+            f"{len(unknown)} names in {purpose}_filenames belong to no frame: '{unknown[0]}'",
+            where=capture.file or capture.root, fix="Use the file_path of the frames",
         )  # fmt: skip
     wanted = set(listed)
     return tuple(i for i, picture in enumerate(pictures) if picture.frame.name in wanted)

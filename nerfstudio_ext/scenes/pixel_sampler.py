@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from ..cameras import Camera, Cameras
@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..rays import Rays
 from .images import ImageStore
 from .model import Scene
+from .picture_memory import fetch_rows, let_go, mapped_array, read_at_random
 
 MAX_TABLE_PIXELS = 8_000_000
 """Directions kept per pixel, 12 bytes each: at most 96 MB; captures with a lens per picture compute them instead."""
@@ -113,8 +114,8 @@ class _PixelPool:
         self._valid: Tensor | None = None
         self._valid_offsets = torch.zeros(0, dtype=torch.int64)
         if any(valid is not None for valid in lists):
-            chosen = [v if v is not None else np.arange(s, dtype=np.int32) for v, s in zip(lists, sizes, strict=True)]
-            self._valid = torch.from_numpy(np.concatenate(chosen))
+            self._positions = _joined(images, lists, sizes, counts)
+            self._valid = torch.from_numpy(self._positions)
 
     def locate(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Picture and position within it of pixels drawn by number."""
@@ -124,12 +125,28 @@ class _PixelPool:
             order = torch.searchsorted(self._starts, drawn, right=True).sub_(1)
         cam_ids = self._cam_ids.index_select(0, order)
         if self._valid is not None:
+            fetch_rows(self._positions, drawn.numpy())
             return cam_ids, self._valid.index_select(0, drawn).to(torch.int64)
         return cam_ids, drawn - (order * self._equal if self._equal else self._starts.index_select(0, order))
 
     def widths(self, cam_ids: Tensor) -> Tensor | int:
         """Widths of pictures: one number where all have the same."""
         return self._same_width or self._width_of.index_select(0, cam_ids)
+
+
+def _joined(
+    images: ImageStore, lists: Sequence[np.ndarray | None], sizes: Sequence[int], counts: Sequence[int]
+) -> Int32[np.ndarray, " n"]:
+    """Positions of the usable pixels of all pictures one after the other; in a file where the pixels are in one."""
+    shape = (sum(counts),)
+    joined = mapped_array(shape, np.int32, images.folder) if images.is_mapped else np.empty(shape, np.int32)
+    start = 0
+    for listed, size, count in zip(lists, sizes, counts, strict=True):
+        joined[start : start + count] = np.arange(size, dtype=np.int32) if listed is None else listed
+        let_go(joined, start, start + count)
+        start += count
+    read_at_random(joined)
+    return joined
 
 
 class _RayTable:

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 Role = Literal["owner", "watcher"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -114,10 +114,10 @@ class Gate:
         host = self._allowed_host(hosts)
         if host is None:
             return Answer(403, "This name is not one of the viewer's. Open it as localhost, or allow the name.")
-        if len(origins) > 1 or any(urlsplit(origin).netloc.lower() != host for origin in origins):
+        if len(origins) > 1 or any(_parts(origin).netloc.lower() != host for origin in origins):
             return Answer(403, "Pages of other sites may not talk to the viewer.")
         visitor = self.visitor(cookies)
-        tokens = parse_qs(urlsplit(path).query).get("token", []) if len(path) <= MAX_PATH else ["too long"]
+        tokens = parse_qs(_parts(path).query).get("token", []) if len(path) <= MAX_PATH else ["too long"]
         if tokens and not is_websocket:
             return self._exchange(tokens, visitor)
         if visitor is None:
@@ -150,6 +150,14 @@ class Gate:
 def fresh_secret() -> bytes:
     """A random secret."""
     return secrets.token_bytes(SECRET_BYTES)
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of an address, all empty where it is none (`http://[x`)."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _is_address(name: str) -> bool:

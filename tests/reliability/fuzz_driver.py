@@ -136,7 +136,7 @@ def read_one(reader: Reader, folder: Path, name: str, content: bytes, is_sealed:
     except Exception as fault:  # noqa: BLE001 - that is what is looked for
         frames = [f for f in traceback.extract_tb(fault.__traceback__) if "nerfstudio_ext" in f.filename]
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere of ours"
-        return f"{type(fault).__name__} at {place}: {str(fault)[:80]!r}".split(": '")[0]
+        return f"{type(fault).__name__} at {place}"
 
 
 def _child(

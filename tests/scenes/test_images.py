@@ -17,12 +17,11 @@ from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.scenes.images import (
     DamagedImage,
     ImageStore,
-    PictureJob,
-    load_store,
     probe_image,
     read_image,
     turn_upright,
 )
+from nerfstudio_ext.scenes.picture_loading import PictureJob, load_store
 from tests.scenes.builders import picture
 
 
