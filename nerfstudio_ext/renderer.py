@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from .camera_paths.path import CropBox
 from .cameras import Camera
+from .errors import UserError
 from .kernels.hints import picture
+from .memory import HALVINGS, is_out_of_memory, release_memory
 from .rays import RayOutputs, Rays
 
+logger = logging.getLogger(__name__)
 RenderRays = Callable[[Rays], RayOutputs]
 _Function = TypeVar("_Function", bound=Callable[..., object])
 DEFAULT_CHUNK = 4096
@@ -174,7 +178,32 @@ class RayRenderer:
         return RayRenderer(self.render_rays, background, self.chunk, self.version, self.device, self._layers)
 
     def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
-        """Render one picture; see `Renderer.render`."""
+        """Render one picture; see `Renderer.render`. Where memory runs out, from then on with fewer rays at once.
+
+        Raises:
+            UserError: if memory does not suffice for few rays either.
+        """
+        for _ in range(HALVINGS):
+            try:
+                return self._render(camera, cancel)
+            except (MemoryError, RuntimeError, OSError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Only here, outside the handler, has the failed attempt given its memory back.
+            release_memory()
+            self.chunk = max(1, min(self.chunk, camera.width * camera.height) // 2)
+            logger.warning("out of memory: rendering goes on with %d rays at once", self.chunk)
+        try:
+            return self._render(camera, cancel)
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"not enough memory to render {camera.width}x{camera.height} pixels, even {self.chunk} at once",
+                fix="Close other programs, or render smaller pictures (--downscale-factor)",
+            ) from None
+
+    def _render(self, camera: Camera, cancel: CancelToken | None) -> Frame:
         outputs = []
         with torch.no_grad(), picture(camera.width, camera.height, cancel):
             for rays in self._chunks(camera, cancel):

@@ -16,13 +16,13 @@ LAYERS = {
     "errors": 0,
     "cameras": 1, "lenses": 1, "rays": 1, "progress": 1, "strict_json": 1,
     "camera_paths": 1, "metrics": 1, "colormaps": 1, "normals": 1,
-    "floors": 1, "tensor_files": 1, "array_files": 1,
+    "floors": 1, "tensor_files": 1, "memory": 1, "array_files": 1,
     "kernels": 2,
     "fields": 3, "renderer": 3, "scenes": 3,
     "methods": 4,
     "training": 5, "stages": 5,
     "viewer": 6, "exporters": 6, "worlds": 6,
-    "bench": 7, "bench_gnt": 7, "viewer_bench": 7, "cli": 7, "__main__": 7,
+    "bench": 7, "bench_gnt": 7, "viewer_bench": 7, "cluster": 7, "cli": 7, "__main__": 7,
 }  # fmt: skip
 NEIGHBOURS = {
     ("cameras", "lenses"), ("cameras", "rays"), ("camera_paths", "cameras"), ("camera_paths", "lenses"),
@@ -30,6 +30,7 @@ NEIGHBOURS = {
     ("tensor_files", "floors"), ("tensor_files", "strict_json"),
     ("stages", "training"), ("viewer", "exporters"), ("cli", "bench"), ("cli", "viewer_bench"),
     ("viewer_bench", "bench"), ("__main__", "cli"), ("cli", "bench_gnt"), ("bench_gnt", "viewer_bench"),
+    ("cli", "cluster"),
 }  # fmt: skip
 """Imports inside one layer that are wanted; every other module of the same layer is out of reach."""
 WINDOW_ONLY = {"viewer", "exporters"}

@@ -27,6 +27,7 @@ from .environment import configure_threads
 from .parsing import did_you_mean, parse
 
 INTERRUPTED, TERMINATED = 130, 143
+_NO_MEMORY = "not enough memory. Use a larger --downscale-factor or fewer photos."
 
 
 class CommandModule(Protocol):
@@ -117,7 +118,7 @@ def _guarded(words: list[str]) -> int:
     except KeyboardInterrupt:
         return _report("stopped.", INTERRUPTED, debug)
     except MemoryError:
-        return _report(f"nsx {name}: not enough memory. Use a larger --downscale-factor or fewer photos.", 2, debug)
+        return _report(f"nsx {name}: {_NO_MEMORY}", 2, debug)
     except Exception as fault:  # noqa: BLE001 - the outermost supervisor: whatever it is, one line and a log
         line = _system_fault(fault)
         return _report(line, 2, debug) if line else _report_our_fault(name, fault, debug)
@@ -179,6 +180,10 @@ def _system_fault(fault: Exception) -> str:
         errno.EMFILE: "Raise the limit of open files (ulimit -n)",
         errno.EADDRINUSE: "Choose another --port",
     }
+    from ..memory import is_out_of_memory  # imports torch, which `nsx --help` does not wait for
+
+    if is_out_of_memory(fault):
+        return f"nsx: {_NO_MEMORY}"
     if not isinstance(fault, OSError) or fault.errno not in fixes:
         return ""
     where = Path(os.fsdecode(fault.filename)) if fault.filename else ""

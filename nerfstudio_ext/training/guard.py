@@ -12,6 +12,11 @@ from .train_state import to_scalar
 
 _EXPLODED = 100.0
 """A loss this many times the running mean has left the basin; ordinary batches stay within a factor of three."""
+EXPLODED_RMS = 100.0
+"""Weights of trained networks and tables stay below 10. A rate that is far too high leaves finite losses (colours are
+bounded), but its first step moves every weight by about the rate."""
+STEPS_PER_LOOK = 10
+"""Steps between two looks at the size of the weights: one pass over them, a tenth of a millisecond a step."""
 _MEMORY = 0.98
 _TRUST_AFTER = 20
 """Steps before the running mean means anything."""

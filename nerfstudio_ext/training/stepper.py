@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-
-from torch import Tensor
 
 from ..errors import TrainingFailed
 from ..methods.protocol import Batches, CanShare, Method
 from ..rays import Rays
+from ..scenes.pixel_sampler import PixelBatch
 from .gradients import gradient_mean
-from .guard import StepGuard, Verdict
+from .guard import EXPLODED_RMS, STEPS_PER_LOOK, StepGuard, Verdict
+from .passes import Parts, Pass, accumulate, draw, forward, one_pass
 from .runs import load_weights
 from .team import Order, Team
-from .tensor_checks import all_finite
+from .tensor_checks import largest_rms
 from .train_state import (
     TrainState,
     below_prefix,
@@ -47,7 +49,7 @@ class Stepper:
         sampler: Source of batches.
         guard: Judges every step.
         max_rollbacks: Returns to the last good state before giving up.
-        on_rollback: Gets one line for the user at each return.
+        on_rollback: Gets one line for the user at each return, and when memory runs out.
         team: The processes that train together; None where this one trains alone.
     """
 
@@ -67,6 +69,8 @@ class Stepper:
         self._device = self._parameters[0].device
         self._max_rollbacks = max_rollbacks
         self._on_rollback = on_rollback
+        self._peak_rate = max(group.lr for group in self.groups)
+        self._parts = Parts(on_rollback)
         self.last_good: TrainState | None = None
         self.rate = 0.0
         """Factor on the learning rates in the last step."""
@@ -93,21 +97,21 @@ class Stepper:
         """
         if self.team is not None and self.team.is_leading:
             self._tell(self.team, Order("step", number, progress, self.user_rate))
-        rays, losses, total = self._forward(number)
-        loss = float(total.detach())
-        found = {name: float(value.detach()) for name, value in losses.items()}
-        weight = 1.0
-        if self.team is not None:
-            weight, loss, found = self._means(self.team, len(rays), loss, found)
+        rays, batch = draw(self.sampler, self.method.n_rays, self._device)
+        done = self._pass(rays, batch, number)
         values: dict[str, float] = {}
-        if total.requires_grad and self._is_usable(total, loss, number, weight):
+        if done.is_usable:
             self.rate = self.method.lr_factor(progress) * self.guard.rate * self.user_rate
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * self.rate
             self.optimizer.step()
-            self.guard.good(loss)
-            values = {**found, "loss": loss}
-        self.optimizer.zero_grad(set_to_none=True)
+            self.guard.good(done.loss)
+            values = {**done.found, "loss": done.loss}
+            if (number + 1) % STEPS_PER_LOOK == 0:
+                self._look_at_weights()
+        elif done.has_gradients:
+            self._reject(number, done.loss)
+        self._forget()
         self.method.after_step(number)
         return values, len(rays)
 
@@ -118,11 +122,12 @@ class Stepper:
         if isinstance(self.method, CanWarmUp):
             self.method.warm_up()
         before = self.capture()
-        _, _, total = self._forward(number)
-        if total.requires_grad:
-            total.backward()
-        self.optimizer.zero_grad(set_to_none=True)
+        rays, batch = draw(self.sampler, self.method.n_rays, self._device)
+        self._parts.fitting(batch, partial(accumulate, self.method, rays, batch, number), self._forget)
+        self._forget()
+        n_parts = self._parts.n  # what memory holds is the one thing that is learned here
         self.restore(before, where=Path())
+        self._parts.n = n_parts
         self._has_news = False  # the others did the same
         self.last_good = before
 
@@ -133,6 +138,7 @@ class Stepper:
             **with_prefix("sampler", self.sampler.state_dict()),
             **with_prefix("guard", self.guard.state()),
             "method/n_rays": to_scalar(int(self.method.n_rays)),
+            "method/n_parts": to_scalar(self._parts.n),
         }
         return TrainState(copied(self.method.state_dict()), copied(trainer))
 
@@ -144,6 +150,8 @@ class Stepper:
         """
         self._has_news = True
         self._restore_weights(state, where)
+        if "method/n_parts" in state.trainer:
+            self._parts.n = int(state.trainer["method/n_parts"])
         self.sampler.load_state_dict(below_prefix("sampler", state.trainer))
         self.guard.load_state(below_prefix("guard", state.trainer))
 
@@ -155,8 +163,9 @@ class Stepper:
         """
         if self.last_good is None or self.guard.n_rollbacks >= self._max_rollbacks:
             raise TrainingFailed(
-                f"training failed: {reason}, after {self.guard.n_rollbacks} returns to the last good state. "
-                "The last good checkpoint is kept. Lower the learning rate, or look for damaged poses or images."
+                f"training failed: {reason}, after {self.guard.n_rollbacks} returns to the last good state. The last "
+                f"good checkpoint is kept. Lower the learning rate (it was {self._peak_rate:g}, at the end "
+                f"{self._peak_rate * self.guard.rate:g}), or look for damaged poses or images."
             )
         self._has_news = True
         self._restore_weights(self.last_good, Path())
@@ -168,14 +177,33 @@ class Stepper:
         load_optimizer_tensors(self.optimizer, self.groups, below_prefix("optimizer", state.trainer))
         self.method.n_rays = int(state.trainer["method/n_rays"])
 
-    def _forward(self, number: int) -> tuple[Rays, dict[str, Tensor], Tensor]:
-        batch = self.sampler.next(self.method.n_rays)
-        rays = self.sampler.rays(batch)
-        if self._device.type != "cpu":
-            batch, rays = batch.to(self._device), rays.to(self._device)
-        losses = self.method.train_step(rays, batch, number)
-        terms = [value for name, value in losses.items() if name != "mse"]
-        return rays, losses, sum(terms[1:], terms[0])
+    def _pass(self, rays: Rays, batch: PixelBatch, number: int) -> Pass:
+        """Losses and gradients of a batch: of this process alone, or the means of all."""
+        judge, team = self.guard.judge_loss, self.team
+        if team is None:
+            return self._parts.fitting(batch, partial(one_pass, self.method, rays, batch, number, judge), self._forget)
+        losses, total = forward(self.method, rays, batch, number)
+        own = {name: float(value.detach()) for name, value in losses.items()}
+        weight, loss, found = self._means(team, len(rays), float(total.detach()), own)
+        if not total.requires_grad or not judge(loss):
+            return Pass(loss, found, total.requires_grad)
+        total.backward()
+        return Pass(loss, found, True, self._mean_gradients(weight))
+
+    def _forget(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _look_at_weights(self) -> None:
+        """Roll back when they have grown beyond reason; those that are not finite show in the next loss."""
+        size = largest_rms(self._parameters)
+        if EXPLODED_RMS < size < math.inf:
+            self._roll_back_together(f"the weights have grown to {size:.3g}")
+
+    def _reject(self, number: int, loss: float) -> None:
+        """Count a step that would ruin the weights, and roll back when there were too many in a row."""
+        logger.warning("step %d skipped: the loss (%g) or its gradient is unusable", number, loss)
+        if self.guard.bad() is Verdict.ROLL_BACK:
+            self._roll_back_together(f"{self.guard.limit} unusable steps in a row (last loss {loss:.3g})")
 
     def _roll_back_together(self, reason: str) -> None:
         """`roll_back` in the middle of a step that all processes do: the others take the state of the first."""
@@ -213,17 +241,3 @@ class Stepper:
         n_stops, mean, *means = team.sum([float(team.wishes_to_stop), *own])
         self.is_asked_to_stop = n_stops > 0
         return weight, mean, dict(zip(found, means, strict=True))
-
-    def _is_usable(self, total: Tensor, loss: float, number: int, weight: float) -> bool:
-        """Compute the gradients; False (counted, perhaps rolled back) when the step would ruin the weights."""
-        if self.guard.judge_loss(loss):
-            total.backward()
-            if self.team is not None:
-                if self._mean_gradients(weight):
-                    return True
-            elif all_finite(p.grad for p in self._parameters if p.grad is not None):
-                return True
-        logger.warning("step %d skipped: the loss (%g) or its gradient is unusable", number, loss)
-        if self.guard.bad() is Verdict.ROLL_BACK:
-            self._roll_back_together(f"{self.guard.limit} unusable steps in a row (last loss {loss:.3g})")
-        return False

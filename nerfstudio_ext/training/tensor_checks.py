@@ -26,6 +26,15 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return True
 
 
+def largest_rms(tensors: Iterable[Tensor]) -> float:
+    """The largest root mean square of any of the tensors."""
+    largest = 0.0
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        largest = max(largest, float(torch.dot(flat, flat)) / max(flat.numel(), 1))
+    return math.sqrt(largest)
+
+
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str:
     """A phrase naming the first tensor with NaN or infinite values, or ""."""
     for name, tensor in tensors.items():

@@ -31,6 +31,7 @@ from .config import TrainConfig
 from .guard import StepGuard
 from .metrics_log import MetricsLog
 from .monitor import Monitor
+from .run_ending import Ending
 from .runs import Run
 from .signals import StopOnSignal
 from .snapshots import Snapshots, trainer_tensors
@@ -187,16 +188,16 @@ class Trainer:
         if self.step == self._saved_step:
             return True
         state = self.stepper.capture()
-        bad = first_non_finite(state.weights)
-        if bad:
+        if bad := first_non_finite(state.weights):
             self.stepper.roll_back(f"step {self.step} is not saved, {bad} is not finite")
             return False
         self.stepper.last_good = state
         self.stepper.refresh_team()
-        trainer = trainer_tensors(state, self.clock, self.monitor)
         try:
+            self.run.restore_files(self.scene.meta)
+            trainer = trainer_tensors(state, self.clock, self.monitor)
             save_checkpoint(self.run.checkpoints, self.step, state.weights, trainer)
-        except CheckpointNotSaved as error:
+        except (CheckpointNotSaved, OSError) as error:
             self._warn(f"{error}; earlier checkpoints are kept")
             return False
         self._saved_step = self.step
@@ -326,6 +327,7 @@ def _look_at_test_images(trainer: Trainer, test_psnr: Callable[[Renderer], float
 
 def _result_of(trainer: Trainer, stopped_by: str, exit_code: int, status: TrainStatus) -> TrainResult:
     other, guard = trainer.clock.other, trainer.stepper.guard
+    trainer.run.ending = Ending("signal" if exit_code else "done", f"by {stopped_by} at step {trainer.step}")
     return TrainResult(
         steps=trainer.step,
         train_seconds=status.train_seconds,
