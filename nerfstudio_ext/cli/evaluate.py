@@ -11,7 +11,7 @@ import tyro
 
 from ..errors import UserError
 from .console import Output
-from .options import CommonOptions, DeviceOptions, one_of
+from .options import CommonOptions, DeviceOptions, PictureOptions, one_of
 from .untrained import UntrainedOptions, run_without_training
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EvalOptions(UntrainedOptions, DeviceOptions, CommonOptions):
+class EvalOptions(PictureOptions, UntrainedOptions, DeviceOptions, CommonOptions):
     """Options of `nsx eval`."""
 
     run: tyro.conf.Positional[Path | None] = None
@@ -74,7 +74,10 @@ def run(options: EvalOptions, out: Output) -> None:
     folder = options.output_dir or opened.path / "renders" / f"eval-{options.split}"
     with out.progress() as progress:
         if scene is None:
-            scene = scene_of_run(opened.config.source, opened.meta, progress, capture=options.capture)
+            scene = scene_of_run(
+                opened.config.source, opened.meta, progress, capture=options.capture,
+                memory_budget=options.memory_budget,
+            )  # fmt: skip
         result = evaluate(
             opened.renderer(),
             scene,
@@ -141,8 +144,24 @@ def _drops_of(curve: dict[str, Any]) -> str:
     return "   ".join(f"{level:g}: {drop:5.2f}" for level, drop in pairs) + f"   ({curve['unit']})"
 
 
-def scene_of_run(source: SceneSource, meta: SceneMeta, progress: Progress, *, capture: Path | None = None) -> Scene:
+def scene_of_run(
+    source: SceneSource,
+    meta: SceneMeta,
+    progress: Progress,
+    *,
+    capture: Path | None = None,
+    memory_budget: int | None = None,
+    scratch: Path | None = None,
+) -> Scene:
     """The photos of a run, read as they were for training, with the cameras and the frame that the run knows.
+
+    Args:
+        source: The capture, and how it was read.
+        meta: What the run knows of it.
+        progress: Receives stages and warnings.
+        capture: Where it lies now; None: where it lay then.
+        memory_budget: See `load_scene`.
+        scratch: See `load_scene`.
 
     Raises:
         UserError: if the capture is gone or holds other photos.
@@ -153,7 +172,13 @@ def scene_of_run(source: SceneSource, meta: SceneMeta, progress: Progress, *, ca
     if not path.exists():
         raise UserError("the capture of this run is not there", where=path, fix="Restore it, or name it with --capture")
     scene = load_scene(
-        path, downscale=source.downscale, max_side=source.max_side, split_every=source.split_every, progress=progress
+        path,
+        downscale=source.downscale,
+        max_side=source.max_side,
+        split_every=source.split_every,
+        memory_budget=memory_budget,
+        scratch=scratch,
+        progress=progress,
     )
     if scene.meta.image_names != meta.image_names:
         raise UserError(

@@ -62,6 +62,29 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True)
+class PictureOptions:
+    """How much memory photos may take."""
+
+    image_memory: Annotated[float | None, tyro.conf.arg(metavar="GB")] = None
+    """Gigabytes of memory that the photos' pixels may take; where they are more, they go to a file on the disk that is
+    mapped into memory (default: 40 % of the free memory)."""
+
+    @property
+    def memory_budget(self) -> int | None:
+        """The same in bytes; None where nothing was said.
+
+        Raises:
+            UserError: if it is negative or no number.
+        """
+        if self.image_memory is None:
+            return None
+        if not 0 <= self.image_memory < 1e6:
+            what = f"{self.image_memory:g} GB make no sense"
+            raise UserError(what, where="--image-memory", fix="Give gigabytes, such as 4; 0 keeps all on the disk")
+        return int(self.image_memory * 1e9)
+
+
+@dataclass(frozen=True)
 class ViewerOptions:
     """Where the viewer listens."""
 

@@ -14,7 +14,7 @@ import tyro
 from ..errors import UserError
 from ..training.config import SceneSource, TrainConfig
 from .console import Output
-from .options import CommonOptions, DeviceOptions, ViewerOptions, one_of
+from .options import CommonOptions, DeviceOptions, PictureOptions, ViewerOptions, one_of
 from .parsing import did_you_mean, flag_arities, split_words
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DEFAULT_MAX_SIDE = 1600
 
 
 @dataclass(frozen=True)
-class TrainOptions(DeviceOptions, ViewerOptions, CommonOptions):
+class TrainOptions(PictureOptions, DeviceOptions, ViewerOptions, CommonOptions):
     """Options of `nsx train` that all methods share."""
 
     source: tyro.conf.Positional[Path | None] = None
@@ -151,7 +151,7 @@ def _begin(
             ),
         )
         loading = time.perf_counter()
-        scene = load_source(config.source, progress)
+        scene = load_source(config.source, progress, memory_budget=options.memory_budget, scratch=options.output_dir)
         scene = dataclasses.replace(scene, meta=dataclasses.replace(scene.meta, name=posed.scene_name))
         with Run.create(options.output_dir, config, scene.meta) as run_folder:
             method = methods.build(method_config, scene.meta, seed=config.train.seed, device=device)
@@ -191,7 +191,9 @@ def _resume(options: Any, out: Output, team: Team | None) -> int:
         for line in run_folder.change_config(dataclasses.replace(config, train=train)):
             out.say(f"changed: {line}")
         meta = run_folder.scene_meta()
-        scene = scene_of_run(config.source, meta, progress)
+        scene = scene_of_run(
+            config.source, meta, progress, memory_budget=options.memory_budget, scratch=run_folder.path
+        )
         method = methods.build(config.method, meta, seed=config.train.seed, device=options.device)
         give_photos(method, scene, run_folder.path)
         if team is not None:
@@ -208,8 +210,10 @@ def changes_from_default(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in pairs.items() if value != getattr(default, name)}
 
 
-def load_source(source: SceneSource, progress: Any) -> Scene:
-    """The capture of a run, with its photos."""
+def load_source(
+    source: SceneSource, progress: Any, *, memory_budget: int | None = None, scratch: Path | None = None
+) -> Scene:
+    """The capture of a run, with its photos; see `load_scene`."""
     from ..scenes import load_scene
 
     return load_scene(
@@ -217,5 +221,7 @@ def load_source(source: SceneSource, progress: Any) -> Scene:
         downscale=source.downscale,
         max_side=source.max_side,
         split_every=source.split_every,
+        memory_budget=memory_budget,
+        scratch=scratch,
         progress=progress,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -17,9 +18,10 @@ from ..errors import UserError
 from ..progress import Progress
 from ..strict_json import read_json
 from .capture_report import CaptureFacts, write_report
-from .images import MAX_PIXELS
+from .images import MAX_PIXELS, probe_image
 from .photo_check import Photo, PhotoCheck, SkippedPhoto, check_photos, list_photos
 from .photo_copies import copy_photos, output_names
+from .picture_memory import MAX_THREADS, duration, free_disk
 from .sfm import PosesNotFound, solve_poses
 from .sfm_plan import SolverOptions
 from .sfm_process import default_command
@@ -27,10 +29,19 @@ from .sfm_solution import PoseSolution
 from .video import extract_frames
 from .write_transforms import write_transforms
 
+log = logging.getLogger(__name__)
+
 MIN_REGISTERED = 6
 MIN_SHARE = 0.2
 """Fewer cameras, or a smaller share of the photos, is not a capture of a scene but a coincidence."""
 WARN_SHARE = 0.9
+LARGE_PIXELS = 2e9
+"""Captures below, 160 photos of 12 MP, are looked at in less than half a minute: nobody waits for an estimate."""
+CHECK_PIXELS_PER_S = 200e6
+"""Pixels of JPEG files that one thread looks at in a second (12 MP photos, decoded at a quarter of their size)."""
+FEATURE_BYTES = 1_500_000
+"""Features and matches of a photo in the pose solver's database; measured on captures of 50 to 300 photos."""
+_SAMPLED = 8
 _LOG = "poses.log"
 _REPORT_BYTES = 64 * 2**20
 
@@ -166,9 +177,42 @@ def _gather(
         paths = sorted(root.glob("frame_*.jpg"))
     else:
         paths, skipped = list_photos(source)
+        _say_estimate(paths, work, pixels)
     with clock("check photos"):
         check = check_photos(paths, root, grey, pixels, progress, skipped=skipped, max_pixels=options.max_pixels)
     return check, frames
+
+
+def _say_estimate(paths: Sequence[Path], work: Path, work_pixels: float) -> None:
+    """Say what many or large photos will take before anything is done with them.
+
+    The first photos that can be opened stand for all: opening thousands of headers twice would be work itself.
+
+    Raises:
+        UserError: if the disk has no room for the working copies.
+    """
+    sizes = []
+    for path in paths[:_SAMPLED]:
+        with contextlib.suppress(UserError, OSError):
+            info = probe_image(path)
+            sizes.append(info.width * info.height)
+    pixels = len(paths) * sum(sizes) / max(1, len(sizes))
+    if pixels < LARGE_PIXELS:
+        return
+    n_threads = min(MAX_THREADS, os.cpu_count() or 1)
+    on_disk = sum(path.stat().st_size for path in paths if path.exists())
+    needed, free = len(paths) * (work_pixels + FEATURE_BYTES), free_disk(work)
+    line = (
+        f"{len(paths)} photos of {pixels / len(paths) / 1e6:.0f} MP ({on_disk / 1e9:.1f} GB): looking at them takes "
+        f"{duration(pixels / CHECK_PIXELS_PER_S / n_threads)} and {needed / 1e9:.1f} GB of disk for a while "
+        f"({free / 1e9:.0f} GB free), finding their poses longer (at most --time-limit)"
+    )
+    log.warning(line, extra={"is_note": True})
+    if free < needed:
+        raise UserError(
+            f"{len(paths)} photos need {needed / 1e9:.1f} GB while they are looked at, {free / 1e9:.1f} GB are free",
+            where=work.parent, fix="Free some space, or choose another --output-dir",
+        )  # fmt: skip
 
 
 def _write(
