@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -152,6 +153,7 @@ def scene_of_run(
     capture: Path | None = None,
     memory_budget: int | None = None,
     scratch: Path | None = None,
+    judge: Callable[[Scene], None] | None = None,
 ) -> Scene:
     """The photos of a run, read as they were for training, with the cameras and the frame that the run knows.
 
@@ -162,7 +164,7 @@ def scene_of_run(
         capture: Where it lies now; None: where it lay then.
         memory_budget: See `load_scene`.
         scratch: See `load_scene`.
-
+        judge: Gets the capture as it was loaded, before the cameras that the run knows take the place of its own.
     Raises:
         UserError: if the capture is gone or holds other photos.
     """
@@ -187,4 +189,6 @@ def scene_of_run(
             where=path,
             fix="Restore them, or train a new run",
         )
+    if judge is not None:
+        judge(scene)
     return dataclasses.replace(scene, meta=meta)

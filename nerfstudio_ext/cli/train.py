@@ -37,6 +37,9 @@ class TrainOptions(PictureOptions, DeviceOptions, ViewerOptions, CommonOptions):
     resume: Path | None = None
     """Go on with this run instead of starting one; other options then change its settings."""
 
+    allow_changed: bool = False
+    """With --resume: go on although photos, poses or the version have changed since; config.json notes it."""
+
     output_dir: Path = Path("outputs")
     """Where runs go: OUTPUT_DIR/SCENE/METHOD/TIMESTAMP."""
 
@@ -128,9 +131,11 @@ def _begin(
     source = one_of("train", "INPUT", options.source)
 
     from .. import methods
+    from ..training.capture_identity import FILE as IDENTITY
+    from ..training.capture_identity import identity_of
     from ..training.config import RunConfig
     from ..training.photos import give_photos
-    from ..training.runs import Run
+    from ..training.runs import Run, write_json
     from .capture import prepare_capture
     from .following import brief
     from .session import Session
@@ -156,6 +161,7 @@ def _begin(
         with Run.create(options.output_dir, config, scene.meta) as run_folder:
             method = methods.build(method_config, scene.meta, seed=config.train.seed, device=device)
             give_photos(method, scene, run_folder.path)
+            write_json(run_folder.path / IDENTITY, identity_of(scene))
             if team is not None:
                 brief(team, config, scene.meta, method)
             session = Session(options, out, progress, run_folder, scene, method, after_training=after_training)
@@ -170,6 +176,7 @@ def _resume(options: Any, out: Output, team: Team | None) -> int:
     from ..training.runs import Run
     from .evaluate import scene_of_run
     from .following import brief
+    from .resuming import refuse_changes, refuse_settings
     from .session import Session
 
     if options.source is not None:
@@ -187,13 +194,15 @@ def _resume(options: Any, out: Output, team: Team | None) -> int:
     with out.progress() as progress, Run.open(options.resume) as run_folder:
         began = time.perf_counter()
         config = run_folder.config
+        refuse_settings(options, config)
         train = dataclasses.replace(config.train, **changes_from_default(options.train))
-        for line in run_folder.change_config(dataclasses.replace(config, train=train)):
-            out.say(f"changed: {line}")
         meta = run_folder.scene_meta()
         scene = scene_of_run(
-            config.source, meta, progress, memory_budget=options.memory_budget, scratch=run_folder.path
-        )
+            config.source, meta, progress, memory_budget=options.memory_budget, scratch=run_folder.path,
+            judge=lambda found: refuse_changes(run_folder, found, is_allowed=options.allow_changed),
+        )  # fmt: skip
+        for line in run_folder.change_config(dataclasses.replace(run_folder.config, train=train)):
+            out.say(f"changed: {line}")
         method = methods.build(config.method, meta, seed=config.train.seed, device=options.device)
         give_photos(method, scene, run_folder.path)
         if team is not None:

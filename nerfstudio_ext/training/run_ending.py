@@ -47,7 +47,7 @@ def ending_of(run: Path) -> Ending:
         return Ending("killed", f"process {pid} left without closing the run")
     path = run / FILE
     if not path.exists():
-        return Ending("unknown", "it was not closed by this version")
+        return Ending("unknown", "it left no note")
     try:
         return config_from_data(Ending, read_json(path), where=FILE)
     except UserError as error:

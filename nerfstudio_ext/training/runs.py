@@ -8,13 +8,14 @@ import logging
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
-from .. import methods
+from .. import __version__, methods
 from ..errors import UserError
 from ..methods.config_json import changed_settings
 from ..methods.protocol import Method
@@ -42,7 +43,7 @@ class Run:
         path: The folder: `outputs/<scene>/<method>/<timestamp>`.
         config: What config.json says.
         was_cut_short: The process that wrote here before ended without closing the run.
-        ending: How this session ended, as far as it is known; kept in the folder when the run is closed.
+        ending: How this session ended, as far as it is known; None before anything was done.
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
@@ -50,10 +51,9 @@ class Run:
         self.config = config
         self._lock = RunLock(path / "lock")
         self.was_cut_short = self._lock.acquire()
-        self.ending = Ending("done")
+        self.ending: Ending | None = None
         self._log: logging.Handler | None = None
         try:
-            (path / ENDED).unlink(missing_ok=True)
             remove_leftovers(self.checkpoints)
             self._log = _log_to(path / "log.txt")
         except OSError as error:
@@ -114,6 +114,11 @@ class Run:
             write_json(self.path / "config.json", self.config.to_json())
         return lines
 
+    def note_changes(self, lines: Sequence[str]) -> None:
+        """Note in config.json what else is not as it was when the run began, and that this version goes on with it."""
+        self.config = replace(self.config, version=__version__, changes=(*self.config.changes, *lines))
+        write_json(self.path / "config.json", self.config.to_json())
+
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
@@ -150,12 +155,17 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ending = self.ending or Ending("done")
         if error is not None:
             is_stop = isinstance(error, (KeyboardInterrupt, SystemExit))
             said = " ".join(f"{type(error).__name__}: {error}".split())[:_SAID_CHARACTERS]
-            self.ending = Ending("signal" if is_stop else "failed", said.removesuffix(": "))
-        with contextlib.suppress(OSError):  # a full disk, or no folder any more: then nobody can know
-            write_json(self.path / ENDED, self.ending.to_json())
+            ending = Ending("signal" if is_stop else "failed", said.removesuffix(": "))
+        is_refused = isinstance(error, UserError) and self.ending is None
+        if is_refused and self.was_cut_short:
+            ending = Ending("killed", "and not resumed since")
+        if not is_refused or self.was_cut_short:  # what was refused leaves the note of the session before
+            with contextlib.suppress(OSError):  # a full disk, or no folder any more: then nobody can know
+                write_json(self.path / ENDED, ending.to_json())
         self.close()
 
 

@@ -281,6 +281,7 @@ class Trainer:
 def _end_of(trainer: Trainer, log: MetricsLog, stop: StopOnSignal) -> str:
     """Train to the end; tell the other processes that it is the end, or save what there is when one was lost."""
     team = trainer.stepper.team
+    trainer.run.ending = Ending("failed")  # until it is known better
     try:
         ended_by = trainer._loop(log, stop)
         if team is not None:
