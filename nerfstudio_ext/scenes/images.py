@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
+from ..floors import require_floor
 from .picture_memory import fetch, fetch_rows, read_at_random
 
 log = logging.getLogger(__name__)
@@ -217,6 +218,7 @@ class ImageStore:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """The decoders in use: the built-in list, and HEIF where its optional package is installed."""
+    require_floor("PIL")
     for name in ("Jpeg", "Png", "Tiff", "WebP", "Bmp", "Gif", "Ppm"):
         # Pillow registers decoders lazily, and fails on a list that names one it has not met yet.
         importlib.import_module(f"PIL.{name}ImagePlugin")

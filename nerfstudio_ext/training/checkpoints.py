@@ -267,10 +267,11 @@ def _read_manifest(folder: Path) -> dict:
         raise CheckpointDamaged("not a complete checkpoint: the manifest does not match its own checksum", where=path)
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
+        is_newer = isinstance(version, int) and version > FORMAT_VERSION
         raise CheckpointDamaged(
             f"checkpoint format {version!r}; this version reads {FORMAT_VERSION}",
             where=path,
-            fix="Upgrade nerfstudio-ext",
+            fix="Upgrade nerfstudio-ext" if is_newer else "No release has written it: get the original files again",
         )
     files = manifest.get("files")
     is_complete = (

@@ -23,6 +23,7 @@ from ..renderer import HasLayers, RayRenderer
 from ..scenes.model import SceneMeta
 from ..scenes.scene_json import read_scene_json, write_scene_json
 from ..strict_json import read_json
+from .allowance import Allowance
 from .checkpoints import chosen_checkpoint, list_checkpoints, newest_checkpoint, remove_leftovers
 from .config import RunConfig
 from .photos import read_photos
@@ -231,7 +232,8 @@ def open_run(path: Path, *, checkpoint: int | None = None, device: torch.device 
         loaded = chosen_checkpoint(folder / "checkpoints", checkpoint, with_trainer=False)
     for line in skipped:
         logger.warning("skipped a damaged checkpoint: %s Using step %d.", line, loaded.step)
-    method = methods.build(config.method, meta, seed=config.train.seed, device=device)
+    with Allowance(loaded.weights, folder / "config.json"):
+        method = methods.build(config.method, meta, seed=config.train.seed, device=device)
     load_weights(method, loaded.weights, where=loaded.folder)
     read_photos(method, folder)
     return OpenedRun(folder, config, meta, method, loaded.step, tuple(skipped))

@@ -11,18 +11,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as pack_safetensors
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .. import __version__, methods
 from ..camera_paths.world_frame import FILE as WORLD_FRAME
@@ -33,6 +31,7 @@ from ..scenes.model import SceneMeta
 from ..scenes.scene_json import points_from_bytes, scene_from_json, scene_to_json
 from ..strict_json import as_number, as_text, parse_json
 from ..tensor_files import parse_tensors
+from .allowance import Allowance
 from .config import RunConfig
 from .photos import PHOTOS
 from .runs import OpenedRun, find_run, load_weights
@@ -50,8 +49,6 @@ LIMITS = {
 }  # fmt: skip
 """Most bytes of each member."""
 MAX_THUMBNAIL_BYTES, MAX_MEMBERS = 2**20, 20_000
-SPARE_NUMBERS = 2**24
-"""What a method may allocate at once beyond eight times its largest stored tensor while it is built."""
 _FIX = "Export the scene again with `nsx export scene RUN`"
 
 
@@ -115,8 +112,7 @@ def open_scene_file(path: Path, *, device: torch.device | str = "cpu") -> Opened
         bad = first_non_finite(weights)
         if bad:
             raise UserError(f"{bad} is not finite", where=f"{path}: {WEIGHTS}", fix=_FIX)
-        largest = max((tensor.numel() for tensor in weights.values()), default=0)
-        with _Allowance(8 * largest + SPARE_NUMBERS, path):
+        with Allowance(weights, path):
             method = methods.build(config.method, meta, seed=config.train.seed, device=device)
         load_weights(method, weights, where=path)
         if isinstance(method, NeedsPhotos):
@@ -228,25 +224,6 @@ class SceneArchive:
                 fix="Upgrade nerfstudio-ext",
             )
         return about
-
-
-class _Allowance(TorchFunctionMode):
-    """Refuses to make tensors far larger than the stored ones: settings may be forged to eat all memory."""
-
-    def __init__(self, n_numbers: int, path: Path) -> None:
-        super().__init__()
-        self._most, self._path = n_numbers, path
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange):
-            sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args
-            n = math.prod(size for size in sizes if isinstance(size, int))
-            if n > self._most:
-                what = f"the settings ask for {n / 1e6:.0f} million numbers at once, the weights hold far fewer"
-                raise UserError(what, where=f"{self._path}: {CONFIG}", fix=_FIX)
-        return func(*args, **(kwargs or {}))
 
 
 def _members_of(opened: OpenedRun) -> dict[str, bytes]:
