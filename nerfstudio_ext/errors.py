@@ -24,7 +24,7 @@ class UserError(Exception):
     @property
     def line(self) -> str:
         """The whole message on one line: `where: what. fix.`"""
-        where, what, fix = (_printable(getattr(self, part), most) for part, most in _MOST_CHARACTERS.items())
+        where, what, fix = (printable(getattr(self, part), most) for part, most in _MOST_CHARACTERS.items())
         head = f"{where}: " if where else ""
         tail = f" {_sentence(fix)}" if fix else ""
         return f"{head}{_sentence(what)}{tail}"
@@ -53,7 +53,7 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
-def _printable(text: str, most: int) -> str:
+def printable(text: str, most: int) -> str:
     """The text in one line without control characters (a file may be named like a terminal command), not too long."""
     line = " ".join(text.split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: 4 * most])

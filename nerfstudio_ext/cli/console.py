@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -13,11 +14,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import UserError
+from ..errors import UserError, printable
 
 _RATE_WINDOW_S = 15.0
+_MAX_WARNING = 2000
+"""Characters of a warning; it may name files, whose names are not ours."""
+_UNREAD = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+"""The reader of a pipe has gone, the disk of a log is full, the terminal was closed: no reason to end a training."""
 _LINE_SECONDS = 10.0
 """Between two progress lines on a terminal that cannot redraw: few enough for a log file, often enough to trust."""
+
+
+def discard_output(stream: IO[str]) -> None:
+    """Let everything that is still to be written to a stream go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Output:
@@ -44,14 +56,19 @@ class Output:
         return self.stream.isatty() and sys.stdin is not None and sys.stdin.isatty()
 
     def say(self, text: str = "") -> None:
-        """Print text for people, at once."""
-        print(text, file=self.stream, flush=True)
+        """Print text for people, at once. Where nobody can read any more, work goes on in silence."""
+        try:
+            print(text, file=self.stream, flush=True)
+        except OSError as error:
+            if error.errno not in _UNREAD:
+                raise
+            discard_output(self.stream)
 
     def warn(self, text: str) -> None:
         """Print a warning, once: some reach us both through a log and through `Progress`."""
         if text not in self._warned:
             self._warned.add(text)
-            self.say(f"warning: {text}")
+            self.say(f"warning: {printable(text, _MAX_WARNING)}")
 
     def box(self, title: str, rows: Mapping[str, object]) -> None:
         """Print a small table of names and values."""

@@ -26,6 +26,8 @@ WEAK_LINKS = 3
 """Overlapping partners below which one blurred photo can break a scene in two."""
 POOR_ERROR_PX = 2.0
 """Mean reprojection error, in pixels per 1000 pixels of image width, above which poses look blurred in renders."""
+TURNED_SHARE = 0.9
+"""Share of overlapping pairs, above which a turn on the spot or a flat wall explains the whole capture."""
 NEIGHBOURS = 5
 
 
@@ -121,7 +123,7 @@ def _photo_rows(facts: CaptureFacts) -> list[dict[str, Any]]:
             "sharpness": round(photo.sharpness, 2),
             "brightness": round(photo.brightness, 1),
             "focal_px_exif": photo.focal_px and round(photo.focal_px, 1),
-            "is_blurred": photo.sharpness < BLUR_RATIO * _around(sharpness, i),
+            "is_blurred": photo.sharpness < blur_limit(sharpness, i),
             "is_exposure_jump": not 1 / BRIGHTNESS_JUMP
             < (photo.brightness + 1) / (_around(brightness, i) + 1)
             < BRIGHTNESS_JUMP,
@@ -134,6 +136,43 @@ def _photo_rows(facts: CaptureFacts) -> list[dict[str, Any]]:
             row |= {"n_points": solved[name].n_points, "error_px": error if error is None else round(error, 3)}
         rows.append(row)
     return rows
+
+
+def blur_limit(sharpness: Sequence[float], i: int) -> float:
+    """Sharpness below which photo `i` counts as blurred or empty beside its neighbours."""
+    return BLUR_RATIO * _around(sharpness, i)
+
+
+def doubts_about_cameras(facts: CaptureFacts) -> list[str]:
+    """Why the cameras that were found may be wrong, one sentence or two for each reason; empty without cameras."""
+    solution, photos = facts.solution, facts.photos
+    if solution is None:
+        return []
+    doubts = []
+    if solution.baseline_share < 0.05:
+        doubts.append("The cameras stood almost on one spot: depth is uncertain. Walk around the subject.")
+    elif solution.matches.turned_share > TURNED_SHARE:
+        doubts.append(
+            "Nearly all photos could also show a flat wall, or be taken from one spot: depth is uncertain. Photograph "
+            "something with depth, from several sides."
+        )
+    if solution.n_models > 1:
+        doubts.append(f"The solver found {solution.n_models} unconnected pieces and kept the largest.")
+    width = max((photo.info.width for photo in photos), default=1000)
+    if solution.error_px > POOR_ERROR_PX * width / 1000:
+        doubts.append(
+            f"Points miss their place by {solution.error_px:.1f} px on average. Something moved, the lens focused or "
+            "zoomed between photos, or the focal length in EXIF is wrong."
+        )
+    known = [photo.focal_px / max(photo.info.width, photo.info.height) for photo in photos if photo.focal_px]
+    if known:
+        found = statistics.median([c.params[0] / max(c.width, c.height) for c in solution.cameras.values()])
+        ratio = found / statistics.median(known)
+        if not 1 / 1.3 < ratio < 1.3:
+            doubts.append(
+                f"EXIF states {1 / ratio:.2g} times the focal length that the photos show; the photos were believed."
+            )
+    return doubts
 
 
 def _around(values: Sequence[float], i: int) -> float:
@@ -221,35 +260,10 @@ def _advice(report: Mapping[str, Any], facts: CaptureFacts) -> list[str]:
         )
     if facts.matches and statistics.median(facts.matches.n_keypoints) < 300:
         advice.append("The photos show little texture. Lay patterned cloth or newspaper around the subject.")
-    return advice + (_advice_on_cameras(summary, photos, facts) if facts.solution else [])
-
-
-def _advice_on_cameras(
-    summary: Mapping[str, Any], photos: Sequence[Mapping[str, Any]], facts: CaptureFacts
-) -> list[str]:
-    advice = []
-    if summary["baseline_share"] < 0.05:
-        advice.append("The cameras stood almost on one spot: depth is uncertain. Walk around the subject.")
-    if summary["n_models"] > 1:
-        advice.append(f"The solver found {summary['n_models']} unconnected pieces and kept the largest.")
-    width = max((row["width"] for row in photos), default=1000)
-    if summary["mean_error_px"] > POOR_ERROR_PX * width / 1000:
-        advice.append(
-            f"Points miss their place by {summary['mean_error_px']:.1f} px on average. Something moved, the lens "
-            "focused or zoomed between photos, or the focal length in EXIF is wrong."
-        )
-    solution = facts.solution
-    known = [photo.focal_px / max(photo.info.width, photo.info.height) for photo in facts.photos if photo.focal_px]
-    if known and solution is not None:
-        found = statistics.median([c.params[0] / max(c.width, c.height) for c in solution.cameras.values()])
-        ratio = found / statistics.median(known)
-        if not 1 / 1.3 < ratio < 1.3:
-            advice.append(
-                f"EXIF states {1 / ratio:.2g} times the focal length that the photos show; the photos were believed."
-            )
-    if not advice and summary["registered_share"] == 1 and len(photos) < 30:
-        advice.append("All photos could be placed. More of them (30 to 100) would show more of the scene sharply.")
-    return advice
+    doubts = doubts_about_cameras(facts)
+    if facts.solution and not doubts and summary["registered_share"] == 1 and len(photos) < 30:
+        doubts = ["All photos could be placed. More of them (30 to 100) would show more of the scene sharply."]
+    return advice + doubts
 
 
 def _few(names: Sequence[str]) -> str:

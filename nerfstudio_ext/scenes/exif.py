@@ -70,6 +70,7 @@ def _focal_diagonals(details: dict[int, object], size: tuple[int, int]) -> tuple
     stated = [c for c in candidates if c is not None]
     good = [c for c in stated if MIN_FOCAL < c < MAX_FOCAL]
     is_odd = (_FOCAL_35MM in details and equivalent is None) or (bool(stated) and not good)
+    is_odd = is_odd or _is_nan(details.get(_FOCAL_MM))
     return (good[0] if good else None), is_odd
 
 
@@ -89,6 +90,14 @@ def _number(value: object) -> float | None:
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     return number if math.isfinite(number) and number > 0 else None
+
+
+def _is_nan(value: object) -> bool:
+    """Whether a rational is 0/0, which no camera writes for "unknown"."""
+    try:
+        return math.isnan(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return False
 
 
 def _text(value: object) -> str:

@@ -29,6 +29,7 @@ from .images import (
 )
 from .llff import read_llff
 from .model import Scene, SceneMeta, Split
+from .photo_check import refuse_unreadable
 from .picture_loading import PictureJob, load_store
 from .picture_memory import NOTE_BYTES, PictureLoad, plan_load
 from .posed_capture import PosedCapture, PosedFrame
@@ -59,7 +60,7 @@ def detect_kind(path: Path) -> CaptureKind:
     Raises:
         UserError: if there is nothing there, or nothing that can be used.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, no error for a name that no file can have
         raise UserError("no such file or folder", where=path, fix="Pass the folder that holds your photos")
     if path.is_file():
         return _kind_of_file(path)
@@ -168,18 +169,15 @@ def _kind_of_file(path: Path) -> CaptureKind:
 
 def _kind_of_files(folder: Path) -> CaptureKind:
     n_files, n_photos, videos = 0, 0, []
-    try:
-        for _, folders, names in os.walk(folder):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
-            for name in names:
-                suffix = Path(name).suffix.lower()
-                n_files += not name.startswith(".")
-                n_photos += suffix in IMAGE_SUFFIXES + HEIC_SUFFIXES + RAW_SUFFIXES and not name.startswith(".")
-                videos += [name] if suffix in VIDEO_SUFFIXES else []
-            if n_files > MAX_LISTED:
-                break
-    except PermissionError as error:
-        raise UserError("no permission to look into it", where=error.filename, fix="Change its mode") from None
+    for _, folders, names in os.walk(folder, onerror=refuse_unreadable):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            n_files += not name.startswith(".")
+            n_photos += suffix in IMAGE_SUFFIXES + HEIC_SUFFIXES + RAW_SUFFIXES and not name.startswith(".")
+            videos += [name] if suffix in VIDEO_SUFFIXES else []
+        if n_files > MAX_LISTED:
+            break
     if n_photos:
         return "photos"
     if videos:

@@ -110,33 +110,38 @@ def list_photos(folder: Path) -> tuple[list[Path], list[SkippedPhoto]]:
     Hidden files, links to folders, devices and pipes are passed over.
 
     Returns:
-        Picture files in natural order (2 before 10), and files that look like photos but cannot be read by design.
+        Picture files in natural order (2 before 10), and files that look like photos but are not read by design: of
+        another format, or links to a place outside the folder.
     Raises:
-        UserError: if there is no folder or no photo in it.
+        UserError: if there is no folder or no photo in it, or a folder may not be looked into.
     """
     if not folder.is_dir():
         what = "no such folder" if not folder.exists() else "not a folder"
         raise UserError(what, where=folder, fix="Pass the folder that holds your photos")
     found: list[Path] = []
     n_files = 0
-    for parent, folders, names in os.walk(folder):
+    links: list[Path] = []
+    inside = folder.resolve()
+    for parent, folders, names in os.walk(folder, onerror=refuse_unreadable):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         files = [Path(parent, name) for name in names if not name.startswith(".") and _is_regular(Path(parent, name))]
         n_files += len(files)
-        found += [f for f in files if f.suffix.lower() in _CANDIDATES]
+        pictures = [f for f in files if f.suffix.lower() in _CANDIDATES]
+        links += [f for f in pictures if f.is_symlink() and not f.resolve().is_relative_to(inside)]
+        found += pictures
         if found and Path(parent) == folder:
             break  # pictures lie here; folders below hold copies in other sizes more often than more photos
     if not found:
         what = f"none of its {n_files} files is a photo" if n_files else "the folder is empty"
         raise UserError(what, where=folder, fix=f"Put photos there ({', '.join(IMAGE_SUFFIXES)})")
     found.sort(key=lambda path: _natural(path.relative_to(folder).as_posix()))
-    other = {path for path in found if path.suffix.lower() in RAW_SUFFIXES + OTHER_SUFFIXES}
-    skipped = [
-        SkippedPhoto(path.relative_to(folder).as_posix(), f"{path.suffix.lower()} files are not read: export as JPEG")
-        for path in found if path in other
-    ]  # fmt: skip
+    reasons = dict.fromkeys(links, "a link that leaves the folder: copy the photo itself")
+    for path in found:
+        if path.suffix.lower() in RAW_SUFFIXES + OTHER_SUFFIXES:
+            reasons.setdefault(path, f"{path.suffix.lower()} files are not read: export as JPEG")
+    skipped = [SkippedPhoto(path.relative_to(folder).as_posix(), reasons[path]) for path in found if path in reasons]
     _refuse_heic([path for path in found if path.suffix.lower() in HEIC_SUFFIXES])
-    return [path for path in found if path not in other], skipped
+    return [path for path in found if path not in reasons], skipped
 
 
 def check_photos(
@@ -311,6 +316,13 @@ def _too_few(photos: Sequence[Photo], left_out: Sequence[SkippedPhoto]) -> str:
 
 def _listed(names: Sequence[str], most: int = MAX_LISTED) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def refuse_unreadable(error: OSError) -> None:
+    """For `os.walk`, which passes silently over folders it cannot read: say so instead."""
+    is_forbidden = isinstance(error, PermissionError)
+    what = "no permission to look into it" if is_forbidden else f"cannot be looked into ({error.strerror})"
+    raise UserError(what, where=error.filename, fix="Change its mode, or move the photos elsewhere") from None
 
 
 def _is_regular(path: Path) -> bool:

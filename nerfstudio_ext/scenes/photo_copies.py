@@ -55,7 +55,7 @@ def copy_photos(photos: Sequence[Photo], names: Sequence[str], folder: Path, pro
     Returns:
         How many had to be converted.
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or a photo has gone.
     """
     progress.stage("copy photos", len(photos))
 
@@ -63,6 +63,8 @@ def copy_photos(photos: Sequence[Photo], names: Sequence[str], folder: Path, pro
         target, temporary = folder / names[i], folder / f".new-{i:05d}"
         temporary.unlink(missing_ok=True)
         is_linked = _can_link(photos[i])
+        if not photos[i].path.is_file():
+            raise UserError("vanished while it was read", where=photos[i].path, fix="Restore it, and start again")
         if is_linked:
             _link_or_copy(photos[i].path.resolve(), temporary)
         else:

@@ -17,7 +17,7 @@ from typing import Literal
 from ..errors import UserError
 from ..progress import Progress
 from ..strict_json import read_json
-from .capture_report import CaptureFacts, write_report
+from .capture_report import CaptureFacts, blur_limit, doubts_about_cameras, write_report
 from .images import MAX_PIXELS, probe_image
 from .photo_check import Photo, PhotoCheck, SkippedPhoto, check_photos, list_photos
 from .photo_copies import copy_photos, output_names
@@ -107,10 +107,11 @@ def process_capture(source: Path, output_dir: Path, options: ProcessOptions, pro
         UserError: if the input cannot be used, too few photos are usable or get a pose, or the output folder already
             holds a capture. When poses were tried, the report is written nevertheless.
     """
-    _check_output(source, output_dir, options)
+    made = _check_output(source, output_dir, options)
     clock = _Clock()
-    with _work_folder(output_dir) as work:
+    with _work_folder(output_dir, made) as work:
         check, frames = _gather(source, work, options, progress, clock)
+        _warn_about_plain(check.photos, progress)
         names = output_names(check.photos)
         copies = work / "images"
         with clock("copy photos"):
@@ -136,6 +137,8 @@ def process_capture(source: Path, output_dir: Path, options: ProcessOptions, pro
         with clock("write"):
             transforms, report = _write(facts, solution, output_dir, copies, progress)
     _warn_about_missing(facts, solution, progress)
+    for doubt in doubts_about_cameras(dataclasses.replace(facts, solution=solution)):
+        progress.warn(doubt)
     return ProcessResult(transforms, len(check.photos), len(solution.photos), dict(clock.seconds), report)
 
 
@@ -240,7 +243,8 @@ def _write(
     return transforms, report
 
 
-def _check_output(source: Path, output_dir: Path, options: ProcessOptions) -> None:
+def _check_output(source: Path, output_dir: Path, options: ProcessOptions) -> list[Path]:
+    """Refuse what cannot be written before any work; returns the folders that had to be made, the innermost first."""
     if not source.exists():
         raise UserError("no such file or folder", where=source, fix="Pass the folder that holds your photos")
     for name, low, high in (("num_frames_target", 8, 5000), ("feature_megapixels", 0.05, 50.0), ("time_limit", 1, 1e6)):
@@ -254,6 +258,7 @@ def _check_output(source: Path, output_dir: Path, options: ProcessOptions) -> No
             fix="Choose another --output-dir, or pass --overwrite to replace it",
         )  # fmt: skip
     try:
+        made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
@@ -261,11 +266,15 @@ def _check_output(source: Path, output_dir: Path, options: ProcessOptions) -> No
         raise UserError(
             f"cannot be written: {error.strerror}", where=output_dir, fix="Choose another --output-dir"
         ) from None
+    return made
 
 
 @contextlib.contextmanager
-def _work_folder(output_dir: Path) -> Iterator[Path]:
-    """A folder of our own on the same disk as the result, so that finished files are moved rather than copied."""
+def _work_folder(output_dir: Path, made: Sequence[Path]) -> Iterator[Path]:
+    """A folder of our own on the same disk as the result, so that finished files are moved rather than copied.
+
+    Of the folders in `made` those that are still empty go with it.
+    """
     work = Path(tempfile.mkdtemp(prefix=".process-", dir=output_dir))
     try:
         yield work
@@ -275,6 +284,9 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def _remove_old(output_dir: Path, new_names: set[str]) -> None:
@@ -311,6 +323,16 @@ def _check_registered(solution: PoseSolution, photos: Sequence[Photo]) -> None:
             "are needed", where="poses", matches=solution.matches, solution=solution,
             fix="Photograph again in small steps with 60-80 % overlap; capture_report.html shows which photos connect",
         )  # fmt: skip
+
+
+def _warn_about_plain(photos: Sequence[Photo], progress: Progress) -> None:
+    """Name the photos that are blurred or all one colour; they stay unless they cannot be placed."""
+    sharpness = [photo.sharpness for photo in photos]
+    plain = [i for i in range(len(photos)) if sharpness[i] < blur_limit(sharpness, i)]
+    shown = [f"{photos[i].name} (sharpness {sharpness[i]:.3g}, needs {blur_limit(sharpness, i):.3g})" for i in plain]
+    if plain:
+        listed = ", ".join(shown[:10]) + (f" and {len(shown) - 10} more" if len(shown) > 10 else "")
+        progress.warn(f"{len(plain)} photos are blurred or empty beside their neighbours: {listed}")
 
 
 def _warn_about_missing(facts: CaptureFacts, solution: PoseSolution, progress: Progress) -> None:

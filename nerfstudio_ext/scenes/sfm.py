@@ -24,6 +24,8 @@ POOR_SHARE = 0.5
 """Below it even the relaxed start is tried; above it relaxed thresholds would trade right cameras for wrong ones."""
 MIN_KEYPOINTS = 100
 """Features below which a photo counts as textureless."""
+MAX_LISTED = 5
+"""Photos listed with the fewest features."""
 
 
 class PosesNotFound(UserError):
@@ -74,7 +76,9 @@ def solve_poses(
         PosesNotFound: if no attempt placed any camera, with the reason the matches suggest, or the way the solver ended
             and the path of its log.
     """
-    ladder = _Ladder(len(photos), log_path, time.monotonic() + options.time_limit_s, options, progress)
+    ladder = _Ladder(
+        [photo.name for photo in photos], log_path, time.monotonic() + options.time_limit_s, options, progress
+    )
     for number, attempt in enumerate(plan_attempts(len(photos), options), 1):
         if ladder.is_done(attempt):
             break
@@ -92,9 +96,10 @@ class _Ladder:
     """The attempts made so far and the best of them."""
 
     def __init__(
-        self, n_photos: int, log_path: Path, deadline: float, options: SolverOptions, progress: Progress
+        self, photo_names: Sequence[str], log_path: Path, deadline: float, options: SolverOptions, progress: Progress
     ) -> None:
-        self._n_photos, self._log_path, self._deadline = n_photos, log_path, deadline
+        self._photo_names, self._log_path, self._deadline = photo_names, log_path, deadline
+        self._n_photos = len(photo_names)
         self._options, self._progress = options, progress
         self._best: tuple[dict[str, Any], Path] | None = None
         self._matches: MatchSummary | None = None
@@ -141,7 +146,7 @@ class _Ladder:
     def solution(self) -> PoseSolution:
         """The best attempt; raises when there is none."""
         if self._best is None:
-            raise _nothing_placed(self._matches, self._failure, self._log_path)
+            raise _nothing_placed(self._photo_names, self._matches, self._failure, self._log_path)
         if self._failure is not None:
             self._progress.warn(f"one attempt at poses failed: {self._failure.what} (log: {self._log_path})")
         return read_solution(*self._best, self._records, self._seconds, self._cpu_seconds)
@@ -161,17 +166,22 @@ def _read_result(output: Path) -> dict[str, Any]:
     return result
 
 
-def _nothing_placed(summary: MatchSummary | None, failure: ChildFailure | None, log_path: Path) -> PosesNotFound:
+def _nothing_placed(
+    names: Sequence[str], summary: MatchSummary | None, failure: ChildFailure | None, log_path: Path
+) -> PosesNotFound:
     """The error for a capture without any camera, with the most likely reason."""
     if summary is None:
         what = failure.what if failure else "the pose solver gave no answer"
         fix = "Use fewer photos or raise --time-limit" if failure and failure.is_timeout else "Try fewer photos"
+        fix += ", or bring the poses of another tool (a COLMAP model or transforms.json)"
         return PosesNotFound(what, where="poses", fix=f"{fix}; its log is {log_path}")
     n = len(summary.n_keypoints)
     n_textured = sum(k >= MIN_KEYPOINTS for k in summary.n_keypoints)
     largest = summary.groups()[0]
     if n_textured < max(3, n / 2):
-        what = f"only {n_textured} of {n} photos have over {MIN_KEYPOINTS} features to hold on to"
+        worst = sorted(range(n), key=lambda i: summary.n_keypoints[i])[:MAX_LISTED]
+        listed = ", ".join(f"{names[i]} ({summary.n_keypoints[i]})" for i in worst)
+        what = f"only {n_textured} of {n} photos have over {MIN_KEYPOINTS} features to hold on to; fewest: {listed}"
         fix = "Photograph something with texture, or lay patterned paper around it, and use more light"
     elif len(largest) < max(3, n / 2):
         what = f"the photos do not overlap enough: the largest connected group is {len(largest)} of {n}"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -56,6 +57,8 @@ def run_child(command: Sequence[str], log_path: Path, deadline: float, threads: 
     started = time.monotonic()
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     with log_path.open("ab") as log_file:
+        log_file.write(f"$ {shlex.join(command)}\n".encode("utf-8", "surrogateescape"))
+        log_file.flush()
         log_start = log_file.tell()
         try:
             # An open pipe as its standard input: it closes with us, and the child then leaves too.
