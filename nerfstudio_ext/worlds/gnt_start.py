@@ -19,37 +19,40 @@ from ..fields.gnt_blocks import RayBlock, ViewBlock
 from ..fields.gnt_weights import GntModel
 
 LEAST_WIDTH, LEAST_DEPTH = 64, 2
-CARRIER = 20.0
-"""Two channels hold plus and minus this: the norms then hardly depend on the others, and pass these on as they are."""
-FREE = 0.2
+CARRIER = 80.0
+"""Two channels hold plus and minus this: the norms then hardly depend on the others, and pass these on as they are.
+With 20 the computed validation scenes lost 1 dB."""
+FREE = 0.05
 """Factor on the random weights that are left."""
 
 MEAN, HIGH, LOW = slice(0, 3), slice(3, 6), slice(6, 9)
 FEATURE_HIGH, FEATURE_LOW = slice(9, 13), slice(13, 17)
 PLACE = 17
 FINAL, FIRST_ANSWER = slice(18, 21), slice(24, 27)
-WHITE = 21
+WHITE, DARK = 21, 22
 AGREED, AGREED_HIGH, AGREED_LOW = slice(27, 30), slice(30, 33), slice(33, 36)
 COLOR, FEATURES = slice(40, 43), slice(44, 48)
 UNSEEN = 49
 ZERO, PLUS, MINUS = 61, 62, 63
 """Channels of a token: mean, softened extremes of colours and of four features over the views; what the rays answer;
-how white the mean is; the same again for views that agree; what a view shows; whether one does not see the point;
-nothing; the carriers."""
+how white and how black the mean is; the same again for views that agree; what a view shows; whether one does not see
+the point; nothing; the carriers."""
 
-TILT, FEATURE_TILT = 12.0, 1.0
+TILT, FEATURE_TILT = 6.0, 0.5
 """Sharpness of the softened extremes, per unit of colour and of feature."""
-NEARNESS = 12.0
+NEARNESS = 6.0
 """Weight of a view by the cosine between its direction and the ray's."""
-AGREEMENT = 6.0
+AGREEMENT = 12.0
 """Weight lost by a view per unit of colour that it differs from the first answer."""
 SHARPNESS = (12.0, 25.0, 25.0, 50.0)
 """Attention lost per unit of disagreement, by head."""
 FEATURE_SHARPNESS = 0.15
 """The same per unit of features, times that of the head."""
-UNSEEN_SHARPNESS = 4.0
+UNSEEN_SHARPNESS = 16.0
 """Attention lost where a view sees nothing (or black): one view alone always agrees with itself."""
-WHITE_FROM, WHITE_SHARPNESS = 2.85, 30.0
+DARK_SHARPNESS = 40.0
+"""The same where no view sees anything."""
+WHITE_FROM, WHITE_SHARPNESS = 2.7, 30.0
 """Sum of the channels above which a mean counts as white, and attention lost per unit above it: before a white
 background all views agree on the air around a thing, too."""
 
@@ -144,7 +147,8 @@ def _start_views(block: ViewBlock) -> None:
     _quiet(block)
     attention = block.attn
     _start_keys(block)
-    reads = ((MEAN, 0, 3), (HIGH, 0, 3), (LOW, 0, 3), (FEATURE_HIGH, 4, 4), (FEATURE_LOW, 4, 4))
+    reads = ((MEAN, 0, 3), (HIGH, 0, 3), (LOW, 0, 3), (FEATURE_HIGH, 4, 4), (FEATURE_LOW, 4, 4),
+             (slice(DARK, DARK + 1), 8, 1))  # fmt: skip
     for rows, column, n in reads:
         _set(attention.v_fc.weight, rows, slice(column, column + n), 1)
         _set(attention.out_fc.weight, rows, rows, 1)
@@ -198,6 +202,7 @@ def _start_keys(block: ViewBlock) -> None:
     weight[:36] = 0
     _set(weight, slice(0, 3), COLOR, 1)
     _set(weight, slice(4, 8), FEATURES, 1)
+    _set(weight, slice(8, 9), slice(UNSEEN, UNSEEN + 1), 1)
     attention.v_fc.weight[:36], attention.v_fc.weight[ZERO:] = 0, 0
     before, after = _pair(attention.pos_fc)
     before.weight[0], before.bias[0] = torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.0
@@ -224,8 +229,9 @@ def _start_rays(block: RayBlock, shown: slice, answer: slice, extremes: tuple[sl
         for extreme, sign in ((FEATURE_HIGH, -1.0), (FEATURE_LOW, 1.0)):
             attention.k_fc.weight[at, extreme] += sign * slope * FEATURE_SHARPNESS / 4
         attention.k_fc.weight[at, WHITE] = -WHITE_SHARPNESS * math.sqrt(size)
+        attention.k_fc.weight[at, DARK] = -DARK_SHARPNESS * math.sqrt(size)
         attention.k_fc.weight[at, UNSEEN] = -UNSEEN_SHARPNESS * math.sqrt(size)
-        attention.k_fc.weight[at, ZERO] = (WHITE_SHARPNESS + UNSEEN_SHARPNESS) * math.sqrt(size)
+        attention.k_fc.weight[at, ZERO] = (WHITE_SHARPNESS + UNSEEN_SHARPNESS + DARK_SHARPNESS) * math.sqrt(size)
         _set(attention.v_fc.weight, slice(at, at + 3), shown, 1)
         attention.v_fc.weight[at : at + 3, ZERO] = -1
         for i in range(3):
