@@ -59,12 +59,13 @@ COMMANDS = {
     "render": Command("render", "RUN --path SPEC --output-path OUT", "Render a run along a path: video or pictures."),
     "export": Command("export", "points|mesh|cameras|scene RUN", "Point cloud, mesh, cameras, or all in one file."),
     "eval": Command("evaluate", "RUN", "PSNR and SSIM on held-out photos, per image and mean."),
+    "batch": Command("batch", "MANIFEST.json", "Poses, training, scores, films and marks of many captures."),
     "stega": Command(
         "stega", "embed RUN|extract PICTURES", "Provenance marks: hide a message, find it, measure what it survives."
     ),
     "import": Command("importing", "gnt FILE", "Convert weights that other programs trained."),
     "corrupt": Command("corrupt", "CAPTURE", "Copy a capture with bad training photos or poses, to test robustness."),
-    "bench": Command("bench", "cpu|aug|viewer", "Measure this machine: kernels, training steps, the viewer's targets."),
+    "bench": Command("bench", "cpu|aug|viewer|cluster", "Measure this machine: kernels, training, viewer, processes."),
 }
 
 
@@ -75,6 +76,7 @@ class _Terminated(KeyboardInterrupt):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `nsx` with these words (default: the process's own); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without Unicode must not end a training run
@@ -96,6 +98,17 @@ def overview() -> str:
         "`nsx COMMAND --help` shows a command's options. Every command takes `--json PATH|-`.\n"
         "First steps: `nsx demo`, then `nsx train FOLDER_OF_PHOTOS`."
     )
+
+
+def _open_closed_streams() -> None:
+    """Started with `>&-` or by a service, a process has no standard output; what is printed then goes nowhere."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:  # nothing else may come to lie on the number of a standard stream
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as we live
 
 
 def _guarded(words: list[str]) -> int:

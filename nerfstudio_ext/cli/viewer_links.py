@@ -22,9 +22,9 @@ def viewer_secret() -> bytes:
     """
     from ..viewer.gate import SECRET_BYTES, fresh_secret
 
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nerfstudio-ext"
-    file = folder / SECRET_FILE
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # there may be no home folder
+        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nerfstudio-ext"
+        file = folder / SECRET_FILE
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileExistsError):
             handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ MAX_UPLOAD_BYTES = 32 << 20
 MAX_UPLOADS, MAX_PARTS = 2, 1024
 MAX_CLIENTS = 32
 MAX_TEXT, MAX_ITEMS = 4096, 64
+TELL_AGAIN_S = 5.0
 
 Handle = Callable[[int, Any], Awaitable[None]]
 
@@ -63,11 +65,16 @@ class IncomingGuard:
     Args:
         handle: Takes the messages that pass.
         find_control: The control of this browser with an id, or None.
+        tell: Shows a line to whoever sits there.
     """
 
-    def __init__(self, handle: Handle, find_control: Callable[[str], Any]) -> None:
+    def __init__(
+        self, handle: Handle, find_control: Callable[[str], Any], tell: Callable[[str], None] = lambda text: None
+    ) -> None:
         self._handle = handle
         self._find_control = find_control
+        self._tell = tell
+        self._tell_again_at = 0.0
         self._uploads = Uploads()
 
     async def __call__(self, client_id: int, message: Any) -> None:
@@ -87,10 +94,19 @@ class IncomingGuard:
             control = self._find_control(message.source_component_uuid)
             if control is None or control.disabled or not control.visible:
                 return False
-            return self._uploads.may_start(message.size_bytes, message.part_count, message.transfer_uuid)
+            may_start = self._uploads.may_start(message.size_bytes, message.part_count, message.transfer_uuid)
+            if not may_start:
+                self._say_limits()
+            return may_start
         if isinstance(message, _messages.FileTransferPart):
             return self._uploads.may_go_on(len(message.content), message.transfer_uuid)
         return True
+
+    def _say_limits(self) -> None:
+        now = time.monotonic()
+        if now >= self._tell_again_at:  # a page that sends thousands of files must not collect thousands of notices
+            self._tell_again_at = now + TELL_AGAIN_S
+            self._tell(f"Files of at most {MAX_UPLOAD_BYTES >> 20} MB are taken, {MAX_UPLOADS} at a time.")
 
 
 def is_plain_value(value: Any, depth: int = 2) -> bool:

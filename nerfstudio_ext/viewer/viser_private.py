@@ -27,8 +27,11 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from ..errors import printable
 from .gate import NO_FRAMES, Answer, Gate, Visitor
 from .incoming import MAX_CLIENTS, MAX_MESSAGE_BYTES, IncomingGuard
+
+logger = logging.getLogger(__name__)
 
 TESTED_VERSIONS = ("1.1.",)
 """Versions these names were tested with."""
@@ -131,6 +134,7 @@ def gated_server(gate: Gate, host: str, port: int, label: str) -> viser.ViserSer
     the message checks are in place every visitor is told to come back.
     """
     is_ready = threading.Event()
+    noted: set[int] = set()
     n_open: dict[str, Callable[[], int]] = {}
     serve = websockets.asyncio.server.serve
 
@@ -142,6 +146,7 @@ def gated_server(gate: Gate, host: str, port: int, label: str) -> viser.ViserSer
             is_full = is_ready.is_set() and n_open["count"]() >= MAX_CLIENTS
             refused = _refusal(gate, request, is_ready.is_set(), is_full)
             if refused is not None:
+                _note_refusal(refused, request, noted)
                 return refused
             page: Response | None = answer_page(connection, request)
             if page is not None:
@@ -205,6 +210,17 @@ def _refusal(gate: Gate, request: Request, is_ready: bool, is_full: bool) -> Res
     return Response(status, status.phrase, Headers([*kind.items(), *NO_FRAMES.items(), *answer.headers]), body)
 
 
+def _note_refusal(refused: Response, request: Request, noted: set[int]) -> None:
+    """Tell of the first refusal of each kind; a scanner must not fill the log."""
+    if refused.status_code in noted or refused.status_code not in (401, 403):
+        return
+    noted.add(refused.status_code)
+    named = [f"{name} {printable(value, 80)}" for name in ("Host", "Origin") for value in request.headers.get_all(name)]
+    # Whoever forgets the key is no stranger yet; a page of another site, or a foreign name, is.
+    level = logging.WARNING if refused.status_code == 403 else logging.INFO
+    logger.log(level, "the viewer refused a visitor (%d): %s", refused.status_code, ", ".join(named) or "no Host")
+
+
 def _guard_messages(server: viser.ViserServer) -> None:
     """Let only checked messages reach the handlers."""
     shared = server._websock_server
@@ -219,7 +235,14 @@ def _guard_messages(server: viser.ViserServer) -> None:
     def guard(connection: Any) -> None:
         handlers = connection._incoming_handlers.get(_messages.GuiUpdateMessage, ())
         controls = handlers[0].__self__._gui_input_handle_from_uuid
-        connection._handle_incoming_message = IncomingGuard(connection._handle_incoming_message, controls.get)
+        handle_own, number = connection._handle_incoming_message, connection.client_id
+
+        def tell(text: str) -> None:
+            client = server.get_clients().get(number)
+            if client is not None:
+                client.add_notification("The file is not taken", text, auto_close_seconds=12.0, color="red")
+
+        connection._handle_incoming_message = IncomingGuard(handle_own, controls.get, tell)
 
     shared.on_client_connect(guard)
 
