@@ -72,7 +72,7 @@ def bench_aug(progress: Progress | None = None, *, seconds: float = TRAINING_SEC
     progress = progress or SilentProgress()
     progress.stage("training a ball", int(seconds))
     trained = _train_ball(seconds, progress).method
-    rays, batch = _ball_batch(_ball_meta().cameras, trained.n_rays, torch.Generator().manual_seed(1))
+    rays, batch = _ball_batch(ball_meta().cameras, trained.n_rays, torch.Generator().manual_seed(1))
     keys = ",".join(key for key in KEYS if key != "weights")
     every_step = AugConfig(
         field="hash", hash=trained.config, keys=keys, adversary_from=0, adversary_every=1, correct_poses=0.0
@@ -100,7 +100,7 @@ def ball_training(seconds: float) -> tuple[Ngp, Callable[[], None]]:
     """The fast field trained on the striped ball for a while, and a function that trains it one more step."""
     trained = _train_ball(seconds, SilentProgress()).method
     optimizer, generator = _optimizer(trained), torch.Generator().manual_seed(2)
-    cameras, count = _ball_meta().cameras, iter(range(10**6, 10**9))
+    cameras, count = ball_meta().cameras, iter(range(10**6, 10**9))
 
     def step() -> None:
         _one_step(trained, optimizer, *_ball_batch(cameras, trained.n_rays, generator), next(count))
@@ -110,7 +110,7 @@ def ball_training(seconds: float) -> tuple[Ngp, Callable[[], None]]:
 
 def _aug_step(trained: Ngp, config: AugConfig, rays: Rays, batch: PixelBatch) -> Callable[[], None]:
     """A training step of a copy of a trained field, at the full number of samples."""
-    twin = Aug(config, _ball_meta(), seed=0)
+    twin = Aug(config, ball_meta(), seed=0)
     assert isinstance(twin.scene, HashScene)
     twin.scene.adopt(trained)
     optimizer = _optimizer(twin)
@@ -186,7 +186,7 @@ class _Trained:
     rays_per_s: float
 
 
-def _ball_meta() -> SceneMeta:
+def ball_meta() -> SceneMeta:
     """Cameras around the origin; the pictures are computed, not stored."""
     cameras = []
     for i in range(24):
@@ -212,16 +212,21 @@ def _ball_batch(cameras: Cameras, n_rays: int, generator: torch.Generator) -> tu
     cam_ids = torch.randint(len(cameras), (n_rays,), generator=generator)
     uv = 400 * torch.rand(n_rays, 2, generator=generator)
     rays = cameras.rays_through(cam_ids, uv)
+    rgb, alpha = ball_colors(rays)
+    return rays, PixelBatch(cam_ids, uv, rgb, alpha)
+
+
+def ball_colors(rays: Rays) -> tuple[Tensor, Tensor]:
+    """Colours and opacities of the ball where rays meet it."""
     along = -(rays.rays_o * rays.rays_d).sum(-1)
     inside = 0.09 - (rays.rays_o + along[:, None] * rays.rays_d).square().sum(-1)
     hit = rays.rays_o + (along - inside.clamp_min(0).sqrt())[:, None] * rays.rays_d
-    rgb = 0.5 + 0.5 * torch.sin(60 * hit + torch.tensor([0.0, 2.0, 4.0]))
-    return rays, PixelBatch(cam_ids, uv, rgb, (inside > 0).float())
+    return 0.5 + 0.5 * torch.sin(60 * hit + torch.tensor([0.0, 2.0, 4.0])), (inside > 0).float()
 
 
 def _train_ball(seconds: float, progress: Progress) -> _Trained:
     generator = torch.Generator().manual_seed(0)
-    meta = _ball_meta()
+    meta = ball_meta()
     method = Ngp(NgpConfig(), meta, seed=0)
     optimizer = _optimizer(method)
     trained, step, spent, counts = _Trained(method, 0, 0, 0), 0, 0.0, [0.0, 0.0, 0.0]
@@ -262,7 +267,7 @@ def _step_ratio(method: Ngp) -> float:
     through empty space and behind surfaces, which would only flatter the ratio.
     """
     generator = torch.Generator().manual_seed(1)
-    rays, batch = _ball_batch(_ball_meta().cameras, method.n_rays, generator)
+    rays, batch = _ball_batch(ball_meta().cameras, method.n_rays, generator)
     rays = method.clipped(rays)
     background = torch.rand(len(rays), 3, generator=generator)
     assert batch.alpha is not None
@@ -274,7 +279,7 @@ def _step_ratio(method: Ngp) -> float:
     state = method.state_dict()
 
     def make(backend: str) -> Callable[[], object]:
-        twin = Ngp(method.config, _ball_meta(), seed=0)
+        twin = Ngp(method.config, ball_meta(), seed=0)
         twin.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
         optimizer, space, room = _optimizer(twin), kernels.make_space("cpu"), 2 * method.config.samples_per_batch
 

@@ -22,7 +22,7 @@ LAYERS = {
     "methods": 4,
     "training": 5, "stages": 5,
     "viewer": 6, "exporters": 6, "worlds": 6,
-    "bench": 7, "bench_gnt": 7, "viewer_bench": 7, "cluster": 7, "cli": 7, "__main__": 7,
+    "bench": 7, "bench_gnt": 7, "viewer_bench": 7, "cluster": 7, "bench_cluster": 7, "cli": 7, "__main__": 7,
 }  # fmt: skip
 NEIGHBOURS = {
     ("cameras", "lenses"), ("cameras", "rays"), ("camera_paths", "cameras"), ("camera_paths", "lenses"),
@@ -30,7 +30,7 @@ NEIGHBOURS = {
     ("tensor_files", "floors"), ("tensor_files", "strict_json"),
     ("stages", "training"), ("viewer", "exporters"), ("cli", "bench"), ("cli", "viewer_bench"),
     ("viewer_bench", "bench"), ("__main__", "cli"), ("cli", "bench_gnt"), ("bench_gnt", "viewer_bench"),
-    ("cli", "cluster"),
+    ("cli", "cluster"), ("cli", "bench_cluster"), ("bench_cluster", "bench"), ("bench_cluster", "cluster"),
 }  # fmt: skip
 """Imports inside one layer that are wanted; every other module of the same layer is out of reach."""
 WINDOW_ONLY = {"viewer", "exporters"}

@@ -12,7 +12,7 @@ from .console import Output
 from .options import CommonOptions
 from .parsing import did_you_mean
 
-SUBJECTS = ("cpu", "cuda", "aug", "gnt", "viewer")
+SUBJECTS = ("cpu", "cuda", "aug", "gnt", "viewer", "cluster")
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class BenchOptions(CommonOptions):
 
     subject: tyro.conf.Positional[str] = "cpu"
     """What to measure: cpu (kernels against the reference), cuda (needs an NVIDIA GPU; eight minutes), aug (augmented
-    against plain training steps), gnt (its fused form against the plain one, memory, the first picture of a capture) or
-    viewer (every target of the live viewer, with stand-in browsers; some minutes)."""
+    against plain training steps), gnt (its fused form against the plain one, memory, the first picture of a capture),
+    viewer (every target of the live viewer, with stand-in browsers; some minutes) or cluster (two processes of one
+    thread against one, in training and in rendering; needs Ray and two idle cores; some minutes)."""
 
     data: Path | None = None
-    """For cuda: a capture in Blender's format to train on (default: a computed ball)."""
+    """For cuda and cluster: a capture to train on, for cuda in Blender's format (default: a computed ball)."""
 
 
 def options_for(argv: list[str]) -> tuple[type[BenchOptions], list[str]]:
@@ -48,6 +49,9 @@ def run(options: BenchOptions, out: Output) -> int | None:
     if options.subject == "gnt":
         _run_gnt(out)
         return None
+    if options.subject == "cluster":
+        _run_cluster(options, out)
+        return None
     from ..bench import bench_aug, bench_cpu
 
     bench, title = bench_cpu, "Ratios against the reference (larger is faster)"
@@ -67,6 +71,17 @@ def _run_gnt(out: Output) -> None:
     with out.progress() as progress:
         result = bench_gnt(progress)
     out.box("Ratios against plain torch (larger is faster)", {k: f"{v:.2f} x" for k, v in result["ratios"].items()})
+    out.box("Figures", {k: v for k, v in result.items() if k not in ("schema", "ratios")})
+    out.result(result)
+
+
+def _run_cluster(options: BenchOptions, out: Output) -> None:
+    from ..bench_cluster import bench_cluster
+
+    with out.progress() as progress:
+        result = bench_cluster(progress, data=options.data)
+    rows = {k: f"{v:.2f} x" for k, v in result["ratios"].items()}
+    out.box("Ratios of two single-threaded processes to one (larger is faster)", rows)
     out.box("Figures", {k: v for k, v in result.items() if k not in ("schema", "ratios")})
     out.result(result)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ..camera_paths import CameraPath, Similarity
     from ..camera_paths.similarity import FrameChange
     from ..exporters import FrameOptions
+    from ..exporters.frame_work import MakeFrames
+    from ..progress import Progress
     from ..training.runs import OpenedRun
 
 FILM_SUFFIXES = (".mp4", ".gif", ".webp")
@@ -77,6 +81,13 @@ class RenderOptions(WithCropSettings, WithPathSettings, DeviceOptions, CommonOpt
     """Render every N-th frame, from the I-th. N processes with 1/N to N/N share the work on one folder; the frames are
     those of a single run. A film is then encoded by the same command without --shard."""
 
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS|local")] = None
+    """Let a Ray cluster make the frames: HOST:PORT, ray://HOST:PORT or auto; `local` starts one on this machine. The
+    files are those of a single process. Needs the extra [cluster]."""
+
+    ray_workers: int | None = None
+    """At most so many workers, each one thread (default: all processors of the cluster)."""
+
     checkpoint: int | None = None
     """Step of the checkpoint to render (default: the newest)."""
 
@@ -107,7 +118,7 @@ def run(options: RenderOptions, out: Output) -> None:
     target = target_of(options, opened.results)
     settings = frame_options(options, len(path))
     began = time.perf_counter()
-    with out.progress() as progress:
+    with out.progress() as progress, frames_elsewhere(options, opened, progress) as make_frames:
         files = write_frames(
             opened.renderer(),
             path,
@@ -116,6 +127,7 @@ def run(options: RenderOptions, out: Output) -> None:
             frame=opened.meta.frame,
             content_id=content_id(opened),
             progress=progress,
+            make_frames=make_frames,
         )
     stamp_world_frame(side_file(target, files), world)
     seconds = time.perf_counter() - began
@@ -132,6 +144,24 @@ def run(options: RenderOptions, out: Output) -> None:
         )
     out.result({"run": opened.path, "step": opened.step, "path": options.path, "frames": n_frames,
                 "output": target, "files": files, "seconds": round(seconds, 3)})  # fmt: skip
+
+
+@contextmanager
+def frames_elsewhere(options: RenderOptions, opened: OpenedRun, progress: Progress) -> Iterator[MakeFrames | None]:
+    """What makes the frames on a Ray cluster, for as long as the context lasts; None without --ray."""
+    if options.ray_workers is not None and (options.ray is None or options.ray_workers < 1):
+        fix = "Give --ray ADDRESS|local, and a number from 1"
+        raise UserError("there are no workers to count", where=f"--ray-workers {options.ray_workers}", fix=fix)
+    if options.ray is None:
+        yield None
+        return
+    from ..cluster.ray_cluster import connected
+    from ..cluster.ray_frames import frames_on_ray
+    from .environment import usable_cores
+
+    progress.stage("reaching the Ray cluster")
+    with connected(options.ray, options.ray_workers or usable_cores()) as ray:
+        yield frames_on_ray(ray, opened, options.ray_workers, progress)
 
 
 def content_id(opened: OpenedRun) -> str:

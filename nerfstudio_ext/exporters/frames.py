@@ -10,13 +10,12 @@ from typing import Literal
 import torch
 
 from ..camera_paths import CameraPath, Similarity, file_stems, numbered_stems
-from ..errors import UserError
 from ..progress import Progress, SilentProgress
-from ..renderer import CancelToken, CanCrop, Renderer
+from ..renderer import CancelToken, Renderer
 from .films import check_films, write_films
+from .frame_work import FrameTask, FrameWork, MakeFrames, frames_made_here, prepared
 from .options import Container, FrameOptions, check_request, check_room, container_of
-from .oversampling import OversamplingRenderer
-from .pictures import SUFFIXES, DepthScale, Shot, encode
+from .pictures import SUFFIXES, DepthScale
 from .sequence import FrameFolder
 from .sidecar import describe, settings_hash
 from .survey import survey
@@ -32,6 +31,7 @@ def write_frames(
     content_id: str = "",
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
+    make_frames: MakeFrames | None = None,
 ) -> list[Path]:
     """Render every camera of a path into a film or a folder of images.
 
@@ -50,6 +50,7 @@ def write_frames(
         content_id: Names the weights behind the renderer (run and step): frames of other weights are not continued.
         progress: Told about every frame.
         cancel: Stops the work.
+        make_frames: Makes the frames elsewhere, with the same bytes; default: here, one after the other.
     Returns:
         The films, or all images that were asked for, in the order of `options.outputs`. Nothing for one shard of a
         film: the film is made by a last call without a shard.
@@ -70,7 +71,8 @@ def write_frames(
     # A film's work folder is ours alone, so one of other settings is simply done anew.
     folder.open(overwrite=job.options.overwrite or not job.is_folder)
     to_source = torch.eye(3, dtype=torch.float64) if frame is None else frame.rotation.T
-    _render_missing(job, folder, depth or DepthScale(1.0, 2.0), to_source)
+    work = FrameWork(job.options, job.container, depth or DepthScale(1.0, 2.0), to_source, path.crop)
+    _make_missing(job, folder, work, make_frames or frames_made_here(job.renderer, cancel))
     if job.is_folder:
         folder.finish()
         return [file for name in job.options.outputs for file in folder.paths(name, job.indices)]
@@ -121,12 +123,7 @@ def _job(
         image_format: Literal["png", "jpeg"] = "png" if output.suffix.lower() == ".png" else "jpeg"
         options = dataclasses.replace(options, image_format=image_format)
     check_request(path, output, options, container)
-    if path.crop is not None:
-        if not isinstance(renderer, CanCrop):
-            raise UserError("this renderer cannot apply the crop box of the path", fix="Remove the crop box")
-        renderer = renderer.cropped(path.crop)
-    if options.samples > 1:
-        renderer = OversamplingRenderer(renderer, options.samples)
+    renderer = prepared(renderer, path.crop, options.samples)
     first, last = options.frames or (1, len(path))
     numbers = range(len(path))
     wanted = range(first - 1, last)
@@ -174,26 +171,21 @@ def _frame_folder(
     return FrameFolder(folder, files, document, options.shard)
 
 
-def _render_missing(job: _Job, folder: FrameFolder, depth: DepthScale, to_source: torch.Tensor) -> None:
+def _make_missing(job: _Job, folder: FrameFolder, work: FrameWork, make_frames: MakeFrames) -> None:
     n = len(job.indices)
-    done = sum(not folder.missing(i) for i in job.indices)
+    missing = {i: tuple(folder.missing(i)) for i in job.indices}
+    tasks = [FrameTask(i, job.path.cameras[i], names) for i, names in missing.items() if names]
+    done = n - len(tasks)
     job.progress.stage(f"rendering {n} frames" + (f", {done} of them finished earlier" if done else ""), n)
     n_beyond = 0
-    for place, i in enumerate(job.indices):
-        missing = folder.missing(i)
-        if missing:
-            if job.cancel is not None:
-                job.cancel.check()
-            camera = job.path.cameras[i]
-            rendered = job.renderer.render(camera, cancel=job.cancel)
-            shot = Shot(rendered, camera, job.renderer.background, to_source)
-            for name in missing:
-                content, beyond = encode(shot, name, job.options, depth, job.container)
-                folder.write(i, name, content)
-                n_beyond += beyond
-        job.progress.advance(place + 1)
+    for i, files in make_frames(work, tasks):
+        for file in files:
+            folder.write(i, file.output, file.content)
+            n_beyond += file.n_beyond
+        done += 1
+        job.progress.advance(done)
     if n_beyond:
-        largest = 65_535 * depth.png16_unit
+        largest = 65_535 * work.depth.png16_unit
         job.progress.warn(
             f"{n_beyond} depths lie beyond {largest:g} and were cut off there; npy and exr have no such limit"
         )
