@@ -51,9 +51,20 @@ def read_exif(picture: Image.Image) -> PhotoExif:
         details = block.get_ifd(_EXIF_IFD)
         model = " ".join(_text(block.get(tag)) for tag in (_MAKE, _MODEL)).strip()
         focal, is_damaged = _focal_diagonals(details, picture.size)
+        is_damaged = is_damaged or (not block and _announces_tags(picture.info.get("exif")))
         return PhotoExif(focal, model, _exposure_ev(details), is_damaged)
     except _EXIF_ERRORS:
         return PhotoExif(is_damaged=True)
+
+
+def _announces_tags(raw: object) -> bool:
+    """Whether a block of EXIF claims to hold tags: where none could be read, it is damaged (TIFF 6.0, section 2)."""
+    data = raw.removeprefix(b"Exif\0\0") if isinstance(raw, bytes) else b""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 8:
+        return bool(data.strip(b"\0"))
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    return bool(data[start : start + 2].strip(b"\0")) or start >= len(data)
 
 
 def _focal_diagonals(details: dict[int, object], size: tuple[int, int]) -> tuple[float | None, bool]:

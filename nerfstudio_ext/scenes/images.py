@@ -40,6 +40,7 @@ _DECODER_ERRORS = (
 """What Pillow's decoders raise on damaged files; each was met with mutated pictures or stands in its sources."""
 _TRANSPOSED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
+_REDUCE = "Reduce the picture, or raise the limit (`nsx process --max-pixels`)"
 
 
 class DamagedImage(UserError):
@@ -243,13 +244,13 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             f"no permission to read it (mode {path.stat().st_mode & 0o777:03o})", where=path, fix="Change its mode"
         ) from None
     except Image.DecompressionBombError:
-        raise UserError(f"more than {max_pixels / 1e6:.0f} MP", where=path, fix="Reduce the picture") from None
+        raise UserError(f"more than {max_pixels / 1e6:.0f} MP", where=path, fix=_REDUCE) from None
     n_pixels = picture.width * picture.height
     if n_pixels > max_pixels:
         picture.close()
         raise UserError(
             f"{n_pixels / 1e6:.0f} MP is over the limit of {max_pixels / 1e6:.0f} MP", where=path,
-            fix="Reduce the picture",
+            fix=_REDUCE,
         )  # fmt: skip
     return picture
 
