@@ -23,6 +23,9 @@ MAX_TENSORS = 10_000
 """The largest model that is read here has about 700; each costs some 20 microseconds."""
 
 
+AGAIN = "Get the file again from where it was made"
+
+
 class Source(Protocol):
     """A file on disk or inside the package."""
 
@@ -31,7 +34,7 @@ class Source(Protocol):
 
 
 def read_tensors(
-    source: Source, *, max_bytes: int, noun: str = "tensor file", fix: str = ""
+    source: Source, *, max_bytes: int, noun: str = "tensor file", fix: str = AGAIN
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a whole file of tensors.
 
@@ -45,7 +48,7 @@ def read_tensors(
     Raises:
         UserError: if the file is missing, too large, or not what its header says.
     """
-    missing = fix or "Check the path"
+    missing = "Check the path" if fix == AGAIN else fix
     try:
         with source.open("rb") as file:
             start = file.read(8)
@@ -62,7 +65,7 @@ def read_tensors(
     return parse_tensors(data, where=source, fix=fix)
 
 
-def parse_tensors(data: bytes, *, where: object, fix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+def parse_tensors(data: bytes, *, where: object, fix: str = AGAIN) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the notes in the bytes of a file.
 
     Raises:
@@ -81,7 +84,7 @@ def parse_tensors(data: bytes, *, where: object, fix: str = "") -> tuple[dict[st
     return tensors, {str(name): str(value) for name, value in notes.items()}
 
 
-def header_of(data: bytes, *, where: object, fix: str = "") -> JsonObject:
+def header_of(data: bytes, *, where: object, fix: str = AGAIN) -> JsonObject:
     """The JSON header, read strictly: each name once.
 
     Raises:
@@ -100,7 +103,7 @@ def header_of(data: bytes, *, where: object, fix: str = "") -> JsonObject:
     return header
 
 
-def refuse_header(start: bytes, *, where: object, fix: str = "") -> None:
+def refuse_header(start: bytes, *, where: object, fix: str = AGAIN) -> None:
     """Refuse a file by its first eight bytes, before anything is read because of them.
 
     Raises:

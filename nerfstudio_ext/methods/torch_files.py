@@ -101,8 +101,9 @@ def _refuse_archive(path: Path, size: int) -> None:
         name = info.filename
         is_plain = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
         if not is_plain or info.flag_bits & 1:
-            declared = f"{info.file_size / 1e6:.1f} MB from {info.compress_size / 1e6:.3f} MB"
-            raise UserError(f"its member '{name[:80]}' is packed ({declared})", where=path, fix=_AGAIN)
+            unpacked = sum(info.file_size for info in members) / 1e6
+            what = f"its members are packed: {size / 1e6:.1f} MB would become {unpacked:.1f} MB"
+            raise UserError(what, where=path, fix=_AGAIN)
         if name.startswith(("/", "\\")) or ".." in Path(name).parts or name in names:
             raise UserError(f"its member '{name[:80]}' has no place in a checkpoint", where=path, fix=_AGAIN)
         names.add(name)

@@ -232,8 +232,12 @@ def open_run(path: Path, *, checkpoint: int | None = None, device: torch.device 
         loaded = chosen_checkpoint(folder / "checkpoints", checkpoint, with_trainer=False)
     for line in skipped:
         logger.warning("skipped a damaged checkpoint: %s Using step %d.", line, loaded.step)
-    with Allowance(loaded.weights, folder / "config.json"):
-        method = methods.build(config.method, meta, seed=config.train.seed, device=device)
+    settings = folder / "config.json"
+    try:
+        with Allowance(loaded.weights, settings):
+            method = methods.build(config.method, meta, seed=config.train.seed, device=device)
+    except UserError as error:
+        raise UserError(error.what, where=error.where or settings, fix=error.fix) from None
     load_weights(method, loaded.weights, where=loaded.folder)
     read_photos(method, folder)
     return OpenedRun(folder, config, meta, method, loaded.step, tuple(skipped))
