@@ -38,6 +38,7 @@ def test_names_of_the_commands() -> None:
         "render",
         "export",
         "eval",
+        "batch",
         "stega",
         "import",
         "corrupt",
