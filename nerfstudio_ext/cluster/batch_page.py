@@ -26,6 +26,7 @@ _OWN_STYLE = """
 .pair figure{background:var(--card);position:relative}.pair img{display:block;width:100%;height:auto}
 .pair figcaption{position:absolute;left:8px;bottom:8px;background:#000a;color:#fff;border-radius:6px;padding:1px 8px}
 .about{padding:12px 15px}.about h3{margin:0 0 4px;font-size:1.05rem}.about p{margin:.3em 0;font-size:.9rem}
+.about a{color:var(--accent)}
 .bad{color:var(--warm);overflow-wrap:anywhere}
 """
 

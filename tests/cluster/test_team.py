@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nerfstudio_ext import methods
+from nerfstudio_ext.cli import main
 from nerfstudio_ext.methods.ngp import Ngp
 from nerfstudio_ext.scenes.pixel_sampler import PixelSampler
 from nerfstudio_ext.training.checkpoints import list_checkpoints, newest_checkpoint
@@ -22,6 +27,7 @@ from nerfstudio_ext.training.config import RunConfig
 from nerfstudio_ext.training.metrics_log import read_metrics
 from nerfstudio_ext.training.runs import Run
 from nerfstudio_ext.training.trainer import Trainer
+from tests.cli.tiny_capture import TINY_METHOD
 from tests.cluster.ball import METHOD, STEPS, TRAIN, ball_scene
 from tests.training.tiny import RecordingProgress
 
@@ -134,15 +140,56 @@ def test_what_two_processes_saved_goes_on_in_one(together: Path, tmp_path: Path)
     assert (one["field.d1"] - two["field.d1"]).abs().max() < 1e-3 * two["field.d1"].abs().max()
 
 
-def test_a_killed_process_ends_all_with_one_line_and_a_checkpoint(tmp_path: Path) -> None:
-    first, second = start(tmp_path, "killed")
-    assert second.returncode == -9 and first.returncode == 1
-    said = [line for line in first.stderr.splitlines() if "another process of this training ended" in line]
-    assert said and f"step {STEPS - 5} is saved" in said[-1] and "nsx train --resume" in said[-1]
-    (steps, *_) = list_checkpoints(run_in(tmp_path / "killed") / "checkpoints")
-    assert steps[0] == STEPS - 5
-    train_alone(tmp_path / "killed")
-    assert read_metrics(run_in(tmp_path / "killed") / "metrics.jsonl")[-1]["step"] == STEPS
+def torchrun(capture: Path, output: Path, log: Path, *words: str) -> subprocess.Popen[str]:
+    """`torchrun --nproc-per-node 2 -m nerfstudio_ext train ngp CAPTURE ...`, its words in `log`."""
+    common = ["--standalone", "--nproc-per-node=2", "-m", "nerfstudio_ext", "train", "ngp", str(capture)]
+    own = ["--output-dir", str(output), "--no-viewer", "--max-images", "0", *TINY_METHOD, *words]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with log.open("w") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *common, *own],
+            cwd=output.parent, env=environ, stdout=out, stderr=out, text=True,
+        )  # fmt: skip
+
+
+def process_of_rank(rank: int, output: Path) -> int:
+    """The process of a team that trains into `output`."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            is_ours = str(output).encode() in (entry / "cmdline").read_bytes()
+            if is_ours and f"\0RANK={rank}\0".encode() in (entry / "environ").read_bytes():
+                return int(entry.name)
+        except OSError:
+            continue
+    raise AssertionError("no such process")
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_with_one_line_and_a_checkpoint(
+    tiny_capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, log = tmp_path / "outputs", tmp_path / "log.txt"
+    launcher = torchrun(tiny_capture, output, log, "--max-steps", "1000000", "--steps-per-log", "2")
+    try:
+        ends = time.monotonic() + SECONDS
+        while time.monotonic() < ends and launcher.poll() is None:
+            if any(len(read_metrics(file)) > 2 for file in output.glob("*/ngp/*/metrics.jsonl")):
+                break
+            time.sleep(0.2)
+        os.kill(process_of_rank(1, output), signal.SIGKILL)
+        assert launcher.wait(SECONDS) == 1
+    finally:
+        launcher.terminate()
+    text = log.read_text()
+    (run,) = output.glob("*/ngp/*")
+    said = [line for line in text.splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and "another process of this training ended; step" in said[0], text
+    assert f"nsx train --resume {run}" in said[0] and "Run:" in text and text.count("Run:") == 1
+    (steps,) = [step for step, _ in list_checkpoints(run / "checkpoints")]
+    assert f"step {steps} is saved" in said[0] and steps >= 6
+    words = ["train", "--resume", str(run), "--no-viewer", "--max-images", "0", "--json", "-"]
+    assert main([*words, "--max-steps", str(steps + 2)]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == steps + 2
 
 
 class _Part:
@@ -168,8 +215,6 @@ class _Part:
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("count", [2, 3])
 def test_gradients_of_the_parts_make_up_that_of_the_batch(backend: str, count: int) -> None:
-    import dataclasses
-
     scene = ball_scene()
 
     def gradients(index: int | None, sums: list[float]) -> dict[str, Tensor]:

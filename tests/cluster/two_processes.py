@@ -7,8 +7,6 @@ Usage:
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -28,9 +26,7 @@ from tests.cluster.ball import METHOD, STEPS, TRAIN, ball_scene
 from tests.training.tiny import RecordingProgress
 
 
-def train_together(
-    team: Team, folder: Path, config: TrainConfig = TRAIN, spoiled: range = range(0), killed_at: int = -1
-) -> None:
+def train_together(team: Team, folder: Path, config: TrainConfig = TRAIN, spoiled: range = range(0)) -> None:
     """Train in `folder`, going on with the run that is there; every process writes the state it ends with.
 
     Args:
@@ -38,15 +34,12 @@ def train_together(
         folder: Where the leader's run and the states go.
         config: Settings of the loop.
         spoiled: Steps in which the second process alone finds a loss that is no number.
-        killed_at: Step in which the second process is killed.
     """
     scene = ball_scene()
     method = methods.build(METHOD, scene.meta, seed=5)
     honest = method.train_step
 
     def train_step(rays, batch, step):  # type: ignore[no-untyped-def]
-        if step == killed_at and not team.is_leading:
-            os.kill(os.getpid(), signal.SIGKILL)
         losses = honest(rays, batch, step)
         if step in spoiled and not team.is_leading:
             losses["color"] = losses["color"] * torch.nan
@@ -91,8 +84,6 @@ def main(folder: Path, scenarios: list[str]) -> None:
             elif name == "spoiled":
                 config = dataclasses.replace(TRAIN, max_steps=STEPS // 2, bad_steps_before_rollback=3)
                 train_together(team, own, config, range(10, 15))
-            elif name == "killed":
-                train_together(team, own, killed_at=STEPS - 5)
         left = list(gradients._SHARED_FOLDER.glob("nsx-gradients-*"))
         assert not left, left
 
