@@ -134,7 +134,8 @@ class Run:
         """Give the folder back to others."""
         if self._log is not None:
             logging.getLogger("nerfstudio_ext").removeHandler(self._log)
-            self._log.close()
+            with contextlib.suppress(OSError):  # its last lines, on a full disk
+                self._log.close()
             self._log = None
         self._lock.release()
 
@@ -339,8 +340,15 @@ def _kind(tensor: torch.Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk costs lines, and not a traceback per line on the user's terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let the line go."""
+
+
 def _log_to(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
+    handler = _LogFile(path, encoding="utf-8", errors="replace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("nerfstudio_ext")
     root.addHandler(handler)

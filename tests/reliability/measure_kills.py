@@ -203,8 +203,9 @@ def stop_rounds(folder: Path, rounds: int, *, seed: int = 3, megabytes: float = 
             faults.append(f"{number.name}: code {code}, step {newest.step} of {said}, {kind}")
         for file in newest.folder.iterdir():
             file.unlink()
+    p95 = sorted(seconds)[math.ceil(0.95 * rounds) - 1]
     return {"signals": rounds, "faults": faults, "seconds_median": round(statistics.median(seconds), 3),
-            "seconds_p95": round(sorted(seconds)[math.ceil(0.95 * rounds) - 1], 3), "seconds_max": round(max(seconds), 3),
+            "seconds_p95": round(p95, 3), "seconds_max": round(max(seconds), 3),
             "megabytes": megabytes}  # fmt: skip
 
 
