@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+OLDEST = [3, 12]
+"""Oldest release of pycolmap that has what is called here."""
 MIN_INLIERS = 15
 """Verified matches that make two pictures overlap; COLMAP's own floor."""
 MAX_CENTRE_SHIFT = 0.1
@@ -349,6 +351,9 @@ def solve(job: Job) -> dict[str, Any]:
     """Run one attempt from features to refined cameras and leave the model under `job["output"]`."""
     import pycolmap as colmap
 
+    version = [int(part) for part in colmap.__version__.split(".")[:2]]
+    if version < OLDEST:
+        raise RuntimeError(f"pycolmap {colmap.__version__} is too old; run pip install --upgrade pycolmap")
     watch = Stopwatch()
     colmap.set_random_seed(job["seed"])
     find_features(colmap, job, watch)

@@ -77,6 +77,17 @@ def look_at(centre: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([right, np.cross(forward, right), forward, centre])
 
 
+def view(
+    c2w: np.ndarray, width: int, height: int, focal: float, *, centre_shift: float = 0.0, supersample: int = 1
+) -> np.ndarray:
+    """The room as a camera [3,4] (OpenCV axes) sees it, [height,width,3], 0 to 1."""
+    s = supersample
+    v, u = np.meshgrid((np.arange(height * s) + 0.5) / s, (np.arange(width * s) + 0.5) / s, indexing="ij")
+    local = np.stack([(u - width / 2 - centre_shift) / focal, (v - height / 2) / focal, np.ones_like(u)], -1)
+    rgb = _trace(c2w[:, 3], local.reshape(-1, 3) @ c2w[:, :3].T)
+    return rgb.reshape(height, s, width, s, 3).mean((1, 3))
+
+
 def write_room(
     folder: Path,
     n: int = 12,
@@ -100,16 +111,13 @@ def write_room(
     images.mkdir(parents=True, exist_ok=True)
     focal = 0.85 * width
     rng = np.random.default_rng(0)
-    s = supersample
     frames = []
     for i in range(n):
         angle = np.radians(arc_deg) * (i / (n - 1) - 0.5)
         distance = 2.0 + 0.15 * np.sin(3 * angle)
         centre = np.array([distance * np.sin(angle) * 1.2, -distance * np.cos(angle), 1.4 + 0.25 * np.sin(5 * angle)])
         c2w = look_at(centre, np.array([0.1 * np.cos(7 * i), 0.1 * np.sin(7 * i), 0.6]))
-        v, u = np.meshgrid((np.arange(height * s) + 0.5) / s, (np.arange(width * s) + 0.5) / s, indexing="ij")
-        local = np.stack([(u - width / 2 - centre_shift) / focal, (v - height / 2) / focal, np.ones_like(u)], -1)
-        rgb = _trace(centre, local.reshape(-1, 3) @ c2w[:, :3].T).reshape(height, s, width, s, 3).mean((1, 3))
+        rgb = view(c2w, width, height, focal, centre_shift=centre_shift, supersample=supersample)
         rgb = np.clip(rgb + rng.normal(0, noise, rgb.shape), 0, 1)
         name = f"view_{i:02d}.jpg"
         exif = Image.Exif()

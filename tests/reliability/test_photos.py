@@ -17,27 +17,14 @@ from nerfstudio_ext.scenes import loading
 from nerfstudio_ext.scenes import photos as photos_module
 from tests.poses.builders import noise_picture, write_photos
 from tests.reliability import corpus_photos as corpus
+from tests.reliability.album import solved
 from tests.reliability.cases import Row, holds
 from tests.reliability.corpus_captures import train
 from tests.reliability.holding import BAIT, assert_nothing_foreign, hold_row
-from tests.reliability.nsx_process import Ended, assert_done, assert_one_line, no_marker, run_nsx, unchanged
+from tests.reliability.nsx_process import assert_done, assert_one_line, no_marker, run_nsx, unchanged
 from tests.scenes.builders import ring
 
 __all__ = ["no_marker"]
-
-HERE = Path(__file__).parent
-FAKE = os.pathsep.join([str(HERE / "fake_pycolmap"), str(HERE.parents[1])])
-
-
-def solver(part: str) -> dict[str, str | None]:
-    """Environment in which the pose solver plays a part; see `fake_pycolmap`."""
-    return {"PYTHONPATH": FAKE, "NSX_TEST_SOLVER": part}
-
-
-def solved(folder: Path, part: str = "place:99", seconds: float = 40) -> Ended:
-    """Look for the poses of a folder with a solver that answers at once; the folder must stay as it is."""
-    with unchanged(folder):
-        return run_nsx(corpus.process(folder), folder=folder.parent, env=solver(part), seconds=seconds)
 
 
 def posed(tmp_path: Path, name: str) -> np.ndarray:
