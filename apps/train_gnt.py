@@ -2,7 +2,7 @@
 
 Usage:
     python apps/train_gnt.py --help
-    python apps/train_gnt.py --steps 60000 --captures data/sample ../my_capture
+    python apps/train_gnt.py --steps 4000 --captures data/sample ../my_capture
 """
 
 import sys

@@ -29,19 +29,23 @@ MEAN, HIGH, LOW = slice(0, 3), slice(3, 6), slice(6, 9)
 FEATURE_HIGH, FEATURE_LOW = slice(9, 13), slice(13, 17)
 PLACE = 17
 FINAL, FIRST_ANSWER = slice(18, 21), slice(24, 27)
-WHITE, DARK = 21, 22
+WHITE, DARK, PERFECT = 21, 22, 23
 AGREED, AGREED_HIGH, AGREED_LOW = slice(27, 30), slice(30, 33), slice(33, 36)
 COLOR, FEATURES = slice(40, 43), slice(44, 48)
 UNSEEN = 49
 ZERO, PLUS, MINUS = 61, 62, 63
 """Channels of a token: mean, softened extremes of colours and of four features over the views; what the rays answer;
-how white and how black the mean is; the same again for views that agree; what a view shows; whether one does not see
-the point; nothing; the carriers."""
+how white and how black the mean is, whether nothing differs at all; the same again for views that agree; what a view
+shows; whether one does not see the point; nothing; the carriers."""
 
 TILT, FEATURE_TILT = 6.0, 0.5
 """Sharpness of the softened extremes, per unit of colour and of feature."""
 NEARNESS = 6.0
 """Weight of a view by the cosine between its direction and the ray's."""
+COLOR_NEARNESS = 24.0
+"""The same where colours are averaged: what is near looks alike, and errors of depth matter less."""
+EARLIER = 0.5
+"""Share of the first block's disagreement that the rays go on counting."""
 AGREEMENT = 12.0
 """Weight lost by a view per unit of colour that it differs from the first answer."""
 SHARPNESS = (12.0, 25.0, 25.0, 50.0)
@@ -52,6 +56,9 @@ UNSEEN_SHARPNESS = 16.0
 """Attention lost where a view sees nothing (or black): one view alone always agrees with itself."""
 DARK_SHARPNESS = 40.0
 """The same where no view sees anything."""
+PERFECT_BELOW, PERFECT_FEATURES, PERFECT_SHARPNESS = 0.3, 0.3, 30.0
+"""Sum of the differences over colours, and this share of those over features, below which agreement is too good to be
+a surface, and attention lost there: a view always agrees with itself, and air before a plain background with all."""
 WHITE_FROM, WHITE_SHARPNESS = 2.7, 30.0
 """Sum of the channels above which a mean counts as white, and attention lost per unit above it: before a white
 background all views agree on the air around a thing, too."""
@@ -162,6 +169,7 @@ def _start_views(block: ViewBlock) -> None:
     logits.weight[:, 3] = NEARNESS
     block.ff.fc1.weight[0], block.ff.fc1.bias[0] = 0, -WHITE_FROM
     block.ff.fc1.weight[0, MEAN], block.ff.fc1.weight[0, ZERO] = 1, -3
+    _start_perfect(block)
     block.ff.fc2.weight[:, 0] = 0
     block.ff.fc2.weight[WHITE, 0] = 1
     for i in range(3):
@@ -169,6 +177,16 @@ def _start_views(block: ViewBlock) -> None:
     for i in range(4):
         logits.weight[FEATURE_HIGH.start + i, 4 + i] = FEATURE_TILT
         logits.weight[FEATURE_LOW.start + i, 4 + i] = -FEATURE_TILT
+
+
+def _start_perfect(block: ViewBlock) -> None:
+    """One where the extremes are the same, falling to zero where they differ as they do on surfaces."""
+    before, after = block.ff.fc1, block.ff.fc2
+    before.weight[1], before.bias[1] = 0, 1
+    for high, low, share in ((HIGH, LOW, 1.0), (FEATURE_HIGH, FEATURE_LOW, PERFECT_FEATURES)):
+        before.weight[1, high], before.weight[1, low] = -share / PERFECT_BELOW, share / PERFECT_BELOW
+    after.weight[:, 1] = 0
+    after.weight[PERFECT, 1] = 1
 
 
 def _start_agreeing_views(block: ViewBlock) -> None:
@@ -189,6 +207,7 @@ def _start_agreeing_views(block: ViewBlock) -> None:
     units.weight[6, PLACE] = 1
     logits.weight[:, :6] = -AGREEMENT
     logits.weight[:, 6] = NEARNESS
+    logits.weight[AGREED, 6] = COLOR_NEARNESS
     for i in range(3):
         for rows, sign in ((AGREED_HIGH, 1), (AGREED_LOW, -1)):
             logits.weight[rows.start + i, i] += sign * TILT
@@ -224,14 +243,17 @@ def _start_rays(block: RayBlock, shown: slice, answer: slice, extremes: tuple[sl
         attention.q_fc.weight[at, PLUS] = 1 / carried
         for extreme, sign in ((high, -1.0), (low, 1.0)):
             attention.k_fc.weight[at, extreme] += sign * slope
-        for extreme, sign in ((HIGH, -0.5), (LOW, 0.5)):
+        for extreme, sign in ((HIGH, -EARLIER), (LOW, EARLIER)):
             attention.k_fc.weight[at, extreme] += sign * slope
         for extreme, sign in ((FEATURE_HIGH, -1.0), (FEATURE_LOW, 1.0)):
             attention.k_fc.weight[at, extreme] += sign * slope * FEATURE_SHARPNESS / 4
         attention.k_fc.weight[at, WHITE] = -WHITE_SHARPNESS * math.sqrt(size)
+        attention.k_fc.weight[at, PERFECT] = -PERFECT_SHARPNESS * math.sqrt(size)
         attention.k_fc.weight[at, DARK] = -DARK_SHARPNESS * math.sqrt(size)
         attention.k_fc.weight[at, UNSEEN] = -UNSEEN_SHARPNESS * math.sqrt(size)
-        attention.k_fc.weight[at, ZERO] = (WHITE_SHARPNESS + UNSEEN_SHARPNESS + DARK_SHARPNESS) * math.sqrt(size)
+        attention.k_fc.weight[at, ZERO] = size**0.5 * (
+            WHITE_SHARPNESS + UNSEEN_SHARPNESS + DARK_SHARPNESS + PERFECT_SHARPNESS
+        )
         _set(attention.v_fc.weight, slice(at, at + 3), shown, 1)
         attention.v_fc.weight[at : at + 3, ZERO] = -1
         for i in range(3):

@@ -1,4 +1,4 @@
-"""Cameras around a scene: spheres and rings, arcs, walks and grids that look at what is in the middle."""
+"""Cameras around a scene: domes and caps, arcs, walks and grids that look at what is in the middle."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from ..cameras import Camera, Cameras
 
-Rig = Literal["sphere", "dome", "cap", "ring", "arc", "walk", "grid"]
-RIGS_AROUND: tuple[Rig, ...] = ("sphere", "dome", "ring", "cap", "cap", "cap")
+Rig = Literal["dome", "cap", "arc", "walk", "grid"]
+RIGS_AROUND: tuple[Rig, ...] = ("dome", "cap", "cap", "cap", "cap", "cap")
 """Mostly close together: the nearest ten of a hundred pictures around a thing stand as the pictures of a cap do."""
-RIGS_WITHIN: tuple[Rig, ...] = ("arc", "walk", "grid", "ring")
+RIGS_WITHIN: tuple[Rig, ...] = ("arc", "walk", "grid")
 
 
 def place_cameras(
@@ -23,7 +23,7 @@ def place_cameras(
 
     Args:
         rng: Draws what the rig leaves open.
-        rig: Sphere, upper half of it, round patch, ring at one height, quarter of a ring, uneven walk, or flat grid.
+        rig: Upper half of a sphere, round patch of it, part of a ring, uneven walk, or flat grid.
         n: How many.
         width: Of the pictures.
         height: Of the pictures.
@@ -52,20 +52,15 @@ def _look(centre: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> n
     return np.column_stack([right, np.cross(forward, right), forward, centre])
 
 
-def _sphere(rng: np.random.Generator, n: int) -> np.ndarray:
-    height = 1 - 2 * (np.arange(n) + rng.uniform(0, 1, n)) / n
-    return _at(height, 2.399963 * np.arange(n) + rng.uniform(0, 2 * math.pi))
-
-
 def _dome(rng: np.random.Generator, n: int) -> np.ndarray:
     height = (np.arange(n) + rng.uniform(0, 1, n)) / n * 0.95
     return _at(height, 2.399963 * np.arange(n) + rng.uniform(0, 2 * math.pi))
 
 
 def _cap(rng: np.random.Generator, n: int) -> np.ndarray:
-    """All within 25 to 60 degrees of one direction, most often one above the horizon."""
+    """All within 15 to 45 degrees of one direction, most often one above the horizon."""
     middle = _at(np.array([rng.uniform(-0.2, 0.95)]), np.array([rng.uniform(0, 2 * math.pi)]))[0]
-    along = 1 - (np.arange(n) + rng.uniform(0, 1, n)) / n * (1 - math.cos(math.radians(rng.uniform(25, 60))))
+    along = 1 - (np.arange(n) + rng.uniform(0, 1, n)) / n * (1 - math.cos(math.radians(rng.uniform(15, 45))))
     angle, away = 2.399963 * np.arange(n), np.sqrt(1 - along**2)
     right = np.cross(middle, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
@@ -73,18 +68,13 @@ def _cap(rng: np.random.Generator, n: int) -> np.ndarray:
     return along[:, None] * middle + away[:, None] * (np.cos(angle)[:, None] * right + np.sin(angle)[:, None] * up)
 
 
-def _ring(rng: np.random.Generator, n: int) -> np.ndarray:
-    height = np.full(n, rng.uniform(0.0, 0.6)) + rng.normal(0, 0.05, n)
-    return _at(height, 2 * math.pi * (np.arange(n) + rng.uniform(-0.3, 0.3, n)) / n)
-
-
 def _arc(rng: np.random.Generator, n: int) -> np.ndarray:
-    start, width = rng.uniform(0, 2 * math.pi), rng.uniform(0.6, 2.0)
+    start, width = rng.uniform(0, 2 * math.pi), rng.uniform(0.3, 1.2)
     return _at(rng.uniform(0.0, 0.5, n), start + width * np.arange(n) / n)
 
 
 def _walk(rng: np.random.Generator, n: int) -> np.ndarray:
-    angles = rng.uniform(0, 2 * math.pi) + np.cumsum(rng.normal(2.5 / n, 1.5 / n, n))
+    angles = rng.uniform(0, 2 * math.pi) + np.cumsum(rng.normal(1.2 / n, 1.0 / n, n))
     height = rng.uniform(0.1, 0.4) + np.cumsum(rng.normal(0, 0.4 / n, n))
     return _at(height, angles) * rng.uniform(0.8, 1.2, (n, 1))
 
@@ -104,4 +94,4 @@ def _at(height: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.column_stack([around * np.cos(angle), around * np.sin(angle), height])
 
 
-_PLACES = {"sphere": _sphere, "dome": _dome, "cap": _cap, "ring": _ring, "arc": _arc, "walk": _walk, "grid": _grid}
+_PLACES = {"dome": _dome, "cap": _cap, "arc": _arc, "walk": _walk, "grid": _grid}
