@@ -5,6 +5,7 @@
 #   make test-fast   lint and the tests that take moments
 #   make bench       kernel and training ratios against the reference
 #   make lint        ruff and mypy
+#   make fuzz        damaged inputs for every reader, 20,000 each   (ARGS="--count 2000 --only ply images")
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -19,7 +20,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt $
 # Tests run on one thread: their results and times then do not depend on the machine's load.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: venv venv-dev demo test test-fast bench lint wheel-check clean
+.PHONY: venv venv-dev demo test test-fast fuzz bench lint wheel-check clean
 
 venv: $(VENV)/.installed
 venv-dev: $(VENV)/.installed-dev
@@ -55,6 +56,9 @@ test: lint wheel-check
 test-fast: venv-dev
 	$(BIN)/ruff check .
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not browser" $(ARGS)
+
+fuzz: venv-dev
+	$(TEST_ENV) $(BIN)/python -m tests.reliability.fuzz_driver $(ARGS)
 
 # Build the wheel, install it alone into a fresh environment that borrows the dependencies, run nsx outside the checkout.
 wheel-check: venv-dev

@@ -13,6 +13,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..strict_json import as_number, as_numbers, parse_json
 
+MAX_DISTANCE = 1e9
+"""Beyond, float32 rays have no precision left near any scene."""
 MAX_SKEW = 1e-2
 """Rounded poses of other programs are off by up to 1e-3; beyond this the matrix is not a rotation."""
 
@@ -78,6 +80,10 @@ def rigid(c2w: Float[np.ndarray, "3 4"], where: str) -> Float[Tensor, "3 4"]:
         raise UserError("the matrix mirrors or flattens", where=where, fix="Export the path again")
     scale = np.cbrt(np.linalg.det(rotation))
     u, _, vt = np.linalg.svd(rotation)
+    if np.abs(c2w[:, 3]).max() > MAX_DISTANCE:
+        raise UserError(
+            f"a camera {np.abs(c2w[:, 3]).max():.3g} units away", where=where, fix="Export the path again"
+        )  # fmt: skip
     if np.abs(u @ vt - rotation / scale).max() > MAX_SKEW or not 1e-3 < scale < 1e3:
         raise UserError("the matrix is not a rotation", where=where, fix="Export the path again")
     return torch.from_numpy(np.concatenate([u @ vt, c2w[:, 3:]], 1))

@@ -86,9 +86,14 @@ def _path_from_any(
     ngp_frame: NgpFrame,
     where: str,
 ) -> CameraPath:
-    if "path" in document and "camera_path" not in document:
-        return path_from_ngp(document, frame, ngp_frame, size or DEFAULT_SIZE, where=where)
-    return camera_path_from_json(document, frame, size=size, where=where)
+    try:
+        if "path" in document and "camera_path" not in document:
+            return path_from_ngp(document, frame, ngp_frame, size or DEFAULT_SIZE, where=where)
+        return camera_path_from_json(document, frame, size=size, where=where)
+    except UserError as error:
+        if error.where:
+            raise
+        raise UserError(error.what, where=where, fix=error.fix) from None  # sizes and rates know no file
 
 
 def camera_path_from_json(

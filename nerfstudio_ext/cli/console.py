@@ -87,6 +87,8 @@ class Output:
         if self._json_target is None:
             return
         text = json.dumps({"schema": 1, **_finite(value)}, ensure_ascii=False, allow_nan=False)
+        if not text.isprintable():  # a file's name that is no text: as escapes, nothing of it is lost
+            text = json.dumps(json.loads(text), allow_nan=False)
         if self._json_target == "-":
             print(text, flush=True)
         else:

@@ -175,7 +175,9 @@ def _report(line: str, code: int, debug: bool) -> int:
 
 def _report_our_fault(command: str, fault: Exception, debug: bool) -> int:
     text = "".join(traceback.format_exception(fault))
-    with tempfile.NamedTemporaryFile("w", prefix="nsx-", suffix=".log", delete=False, encoding="utf-8") as log:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="nsx-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+    ) as log:
         log.write(f"nsx {command}, version {__version__}\n{text}")
     reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
     line = f"nsx {command} failed by a fault of its own ({reason}). Please report it with {log.name}."

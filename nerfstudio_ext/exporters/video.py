@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,7 @@ from .options import Container, FrameOptions
 from .spherical import mark_spherical
 
 POLL_S = 0.05
+_NO_ENCODER = "Install imageio-ffmpeg, or write to a folder of images"
 
 
 def ffmpeg_program() -> str:
@@ -26,11 +28,12 @@ def ffmpeg_program() -> str:
     try:
         import imageio_ffmpeg
 
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
+        program = str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"no video encoder: {error}", fix="Install imageio-ffmpeg, or write to a folder of images"
-        ) from error
+        raise UserError(f"no video encoder: {error}", fix=_NO_ENCODER) from error
+    if shutil.which(program) is None:
+        raise UserError(f"no video encoder: '{program}' cannot be run", where="IMAGEIO_FFMPEG_EXE", fix=_NO_ENCODER)
+    return program
 
 
 def encode_film(

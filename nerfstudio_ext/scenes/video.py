@@ -184,7 +184,8 @@ def probe_video(video: Path) -> VideoInfo:
     text = _ffmpeg_says(video, demuxer)
     stream = next((line for line in text.splitlines() if re.search(r"Stream #0:\d+.*: Video:", line)), "")
     if not stream or "attached pic" in stream:
-        if "moov atom not found" in text or "Invalid data" in text or "End of file" in text:
+        is_cut = any(words in text for words in ("moov atom not found", "Invalid data", "End of file"))
+        if is_cut or "Stream #" not in text:  # neither picture nor sound: its table of contents is missing
             raise UserError("the video is damaged or cut short", where=video, fix="Copy it again from the camera")
         raise UserError("there is no picture in this file", where=video, fix="Pass a video, not a sound file")
     length = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", text)

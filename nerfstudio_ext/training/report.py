@@ -88,7 +88,7 @@ def write_report(path: Path, content: ReportContent) -> Path:
     """
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
-        temporary.write_text(page(content), encoding="utf-8")
+        temporary.write_text(page(content), encoding="utf-8", errors="replace")  # names may be no text
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -42,14 +42,15 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._is_over.wait(0.05):
-            values = dict(
-                line.split(":", 1)
-                for line in Path("/proc/self/status").read_text().splitlines()
-                if "rss" in line.lower()
-            )
-            anonymous, resident = (int(values[name].split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))
+            anonymous, resident = own_mb(), own_mb("VmRSS")
             self.anonymous_mb = max(self.anonymous_mb, anonymous)
             self.resident_mb = max(self.resident_mb, resident)
+
+
+def own_mb(field: str = "RssAnon") -> float:
+    """Memory of this process that lies in RAM."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
 
 
 class Stopwatch:

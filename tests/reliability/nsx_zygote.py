@@ -125,6 +125,9 @@ def _become(request: dict[str, Any]) -> None:
         source = os.open(request[name], flags)
         os.dup2(source, target)
         os.close(source)
+    for target, name in ((1, "stdout"), (2, "stderr")):
+        # The streams were opened on files that could be sought in; a terminal or a pipe cannot.
+        setattr(sys, name, open(target, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     if request["memory_mb"] is not None:
         limit = int((_status_mb("VmSize") + request["memory_mb"]) * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -215,8 +215,10 @@ def test_uploads_are_bounded_and_never_name_a_path(viewer, tmp_path) -> None:
     assert not any(m["type"] == "FileTransferPartAck" for m in browser.messages), "too large"
     browser.send("FileTransferStartUpload", transfer_uuid="b", part_count=1, size_bytes=len(content), **start)
     browser.send("FileTransferPart", source_component_uuid=button, transfer_uuid="b", part_index=0, content=content)
-    notice = browser.wait_message(lambda m: m["type"] == "NotificationShowMessage")
-    assert "expected a list" in notice["props"]["body"], "it was read, refused and told, and nothing was written"
+    notices = [
+        browser.wait_message(lambda m, w=w: w in str(m.get("props"))) for w in ("at most 32 MB", "expected a list")
+    ]
+    assert all(n["type"] == "NotificationShowMessage" for n in notices), "told of both, and nothing was written"
     assert not list(viewer.room.folder.rglob("*evil*"))
     browser.close()
 
