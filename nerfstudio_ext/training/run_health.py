@@ -66,9 +66,8 @@ def look_over(path: Path) -> RunHealth:
     """
     run = find_run(path)
     faults = _faults_of_files(run)
-    checkpoints = [
-        _health(folder, run) for name in ("checkpoints", SNAPSHOTS) for _, folder in list_checkpoints(run / name)
-    ]
+    folders = [folder for name in ("checkpoints", SNAPSHOTS) for _, folder in list_checkpoints(run / name)]
+    checkpoints = [health for folder in folders if (health := _health(folder, run)) is not None]
     intact = [c.step for c in checkpoints if not c.fault and not c.folder.startswith(SNAPSHOTS)]
     if intact and not faults:
         faults += _faults_of_method(run, intact[0])
@@ -79,14 +78,18 @@ def look_over(path: Path) -> RunHealth:
     )
 
 
-def _health(folder: Path, run: Path) -> CheckpointHealth:
+def _health(folder: Path, run: Path) -> CheckpointHealth | None:
+    """How a checkpoint is; None when the process that trains the run has removed it meanwhile."""
     step = int(folder.name.partition("-")[2])
-    n_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     fault = ""
     try:
         load_checkpoint(folder)
     except CheckpointDamaged as error:
         fault = error.what
+    try:
+        n_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    except FileNotFoundError:
+        return None
     return CheckpointHealth(folder.relative_to(run).as_posix(), step, round(n_bytes / 1e6, 1), fault)
 
 

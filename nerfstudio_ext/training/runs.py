@@ -348,7 +348,7 @@ class _LogFile(logging.FileHandler):
 
 
 def _log_to(path: Path) -> logging.Handler:
-    handler = _LogFile(path, encoding="utf-8", errors="replace")
+    handler = _LogFile(path, encoding="utf-8", errors="replace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("nerfstudio_ext")
     root.addHandler(handler)

@@ -24,19 +24,17 @@ import torch
 
 from nerfstudio_ext import methods
 from nerfstudio_ext.methods.ngp import NgpConfig
-from nerfstudio_ext.progress import SilentProgress
-from nerfstudio_ext.scenes import load_scene
 from nerfstudio_ext.training import checkpoints as ck
-from nerfstudio_ext.training.config import TrainConfig
+from nerfstudio_ext.training.config import RunConfig, TrainConfig
 from nerfstudio_ext.training.run_ending import ending_of
 from nerfstudio_ext.training.runs import Run
-from nerfstudio_ext.training.trainer import Trainer, batches_of
+from nerfstudio_ext.training.trainer import Trainer
+from tests.training.test_resume_ngp import ball_scene
 from tests.training.test_trainer import quality, spoil
-from tests.training.tiny import tiny_meta, tiny_trainer
+from tests.training.tiny import tiny_trainer
 
-ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = 10**9
-N_NAN, NAN_STEPS = 20, 500
+N_NAN, NAN_STEPS = 20, 2000
 STEPS_PER_SAVE = TrainConfig().steps_per_save
 
 
@@ -233,14 +231,15 @@ def nan_runs(folder: Path, n_seeds: int) -> dict[str, Any]:
 
 def save_cost(folder: Path, n_steps: int = 40) -> dict[str, Any]:
     """What checksums, flushing and reading back cost per checkpoint of the default method, beside the steps between."""
-    scene = load_scene(ROOT / "data" / "sample", max_side=400, progress=SilentProgress())
-    method = methods.build(NgpConfig(), scene.meta, seed=0)
-    trainer = Trainer(method, scene, TrainConfig(), Run.create(folder, _config(), tiny_meta()), sampler=None)
-    trainer.stepper.sampler = batches_of(method, scene, 0)
+    config = RunConfig(NgpConfig())
+    scene = ball_scene(64)
+    method = methods.build(config.method, scene.meta, seed=0)
+    trainer = Trainer(method, scene, config.train, Run.create(folder, config, scene.meta))
+    trainer.stepper.warm_up(config.method.coarse_steps)
     for step in range(n_steps):
         if step == n_steps // 2:
             began = time.process_time()
-        trainer.stepper.step(step, 0.0)
+        trainer.stepper.step(config.method.coarse_steps + step, 0.0)
     step_seconds = (time.process_time() - began) / (n_steps - n_steps // 2)
     state = trainer.stepper.capture()
     whole, plain = [], []
@@ -261,17 +260,14 @@ def save_cost(folder: Path, n_steps: int = 40) -> dict[str, Any]:
             "share_percent": round(100 * extra / (STEPS_PER_SAVE * step_seconds), 3)}  # fmt: skip
 
 
-def _config() -> Any:
-    from nerfstudio_ext.training.config import RunConfig
-
-    return RunConfig(NgpConfig())
-
-
 def main() -> None:
     """Measure what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=200, help="kills; flips are five times, signals a quarter of them"
+        "--rounds",
+        type=int,
+        default=200,
+        help="kills; flips are five times, signals a quarter, spoilt runs a fortieth of them",
     )
     parser.add_argument("--only", nargs="*", default=["kills", "flips", "signals", "nan", "cost"])
     given = parser.parse_args()
@@ -280,7 +276,7 @@ def main() -> None:
         "kills": lambda folder: kill_rounds(folder, given.rounds),
         "flips": lambda folder: bit_flips(folder, 5 * given.rounds),
         "signals": lambda folder: stop_rounds(folder, max(2, given.rounds // 4)),
-        "nan": lambda folder: nan_runs(folder, 5),
+        "nan": lambda folder: nan_runs(folder, max(1, given.rounds // 40)),
         "cost": save_cost,
     }
     found: dict[str, Any] = {}
