@@ -70,7 +70,7 @@ class Reader:
     read: Callable[[Path], object]
     seal: Callable[[Path], None] | None = None
     share: float = 1.0
-    short: int = 500
+    short: int = 150
 
     def originals(self, folder: Path) -> dict[str, bytes]:
         """Make the good files; name and content of those to be damaged."""
@@ -259,14 +259,14 @@ def _newest(folder: Path, endings: tuple[str, ...], read: Callable[[Path], objec
 
 
 READERS: tuple[Reader, ...] = (
-    Reader("json", _transforms, lambda f: read_json(f / "transforms.json")),
+    Reader("json", _transforms, lambda f: read_json(f / "transforms.json"), short=500),
     Reader("transforms", _transforms, lambda f: read_transforms(f / "transforms.json")),
-    Reader("scene", _transforms, load_scene, share=0.25, short=60),
+    Reader("scene", _transforms, load_scene, share=0.25, short=30),
     Reader("blender", _blender, read_blender),
     Reader("llff", _llff, read_llff),
     Reader("colmap_binary", lambda f: _colmap(f, "bin"), _read_colmap),
     Reader("colmap_text", lambda f: _colmap(f, "txt"), _read_colmap),
-    Reader("ply", _ply, _read_all_ply),
+    Reader("ply", _ply, _read_all_ply, short=500),
     Reader("images", _images, _read_image_of(_IMAGE_FILES)),
     Reader("camera_path", _camera_paths, _read_paths),
     Reader("table", _tables, _read_tables),
@@ -274,14 +274,14 @@ READERS: tuple[Reader, ...] = (
     Reader("depth", _depth, lambda f: file_depth(f / "depth.npy", _PhotoSize(), "distance")),  # type: ignore[arg-type]
     Reader("notes", _notes, _read_notes),
     Reader("torch_file", _torch_file, lambda f: read_torch_file(f / "model.pth")),
-    Reader("video_head", _videos, lambda f: _newest(f, (".mp4", ".mkv", ".ts", ".m3u8"), _demuxer)),
-    Reader("video", _videos, lambda f: _newest(f, (".mp4", ".mkv", ".ts"), probe_video), share=0.02, short=4),
-    Reader("config", fuzz_runs.make_run, fuzz_runs.read_config),
+    Reader("video_head", _videos, lambda f: _newest(f, (".mp4", ".mkv", ".ts", ".m3u8"), _demuxer), short=500),
+    Reader("video", _videos, lambda f: _newest(f, (".mp4", ".mkv", ".ts"), probe_video), share=0.02, short=3),
+    Reader("config", fuzz_runs.make_run, fuzz_runs.read_config, short=500),
     Reader("scene_json", fuzz_runs.make_scene, fuzz_runs.read_scene),
     Reader("checkpoint", fuzz_runs.make_checkpoint, fuzz_runs.read_checkpoint, fuzz_runs.seal_checkpoint),
-    Reader("scene_file", fuzz_runs.make_scene_file, fuzz_runs.read_scene_file, fuzz_runs.seal_scene_file, 0.5, 200),
-    Reader("mark", fuzz_runs.make_mark, fuzz_runs.read_mark, fuzz_runs.seal_mark, 0.5, 100),
-    Reader("viewer_message", fuzz_viewer.make_messages, fuzz_viewer.read_message),
-    Reader("viewer_request", fuzz_viewer.make_requests, fuzz_viewer.read_request),
+    Reader("scene_file", fuzz_runs.make_scene_file, fuzz_runs.read_scene_file, fuzz_runs.seal_scene_file, 0.5, 60),
+    Reader("mark", fuzz_runs.make_mark, fuzz_runs.read_mark, fuzz_runs.seal_mark, 0.5, 30),
+    Reader("viewer_message", fuzz_viewer.make_messages, fuzz_viewer.read_message, short=500),
+    Reader("viewer_request", fuzz_viewer.make_requests, fuzz_viewer.read_request, short=500),
     Reader("upload", _camera_paths, lambda f: _newest(f, (".json",), fuzz_viewer.read_upload)),
 )
