@@ -46,19 +46,25 @@ CASES: dict[str, tuple[Damage, str]] = {
     "no frames": (lambda d: d.pop("frames"), "transforms.json: 'frames' is missing. Write one entry per picture."),
     "empty frames": (top(frames=[]), "transforms.json: 'frames' is empty. Write one entry per picture."),
     "frames no list": (top(frames={}), "transforms.json: 'frames' is not a list. Write one entry per picture."),
-    "frame no object": (lambda d: d["frames"].insert(3, 7), f"{PLACE}: expected an object."),
-    "no name": (lambda d: d["frames"][3].pop("file_path"), f"{PLACE}.file_path: expected text, found null."),
+    "frame no object": (
+        lambda d: d["frames"].insert(3, 7),
+        f"{PLACE}: expected an object. Write the frame again, or delete it.",
+    ),
+    "no name": (
+        lambda d: d["frames"][3].pop("file_path"),
+        f"{PLACE}.file_path: expected text, found null. Correct the value.",
+    ),
     "no matrix": (
         lambda d: d["frames"][3].pop("transform_matrix"),
         f"{PLACE}: no transform_matrix. Give the camera-to-world matrix, or delete the frame.",
     ),
     "text for a number": (
         entry(3, 0, 2, "0.5"),
-        f"{PLACE}.transform_matrix[0][2]: expected a number, found text.",
+        f"{PLACE}.transform_matrix[0][2]: expected a number, found text. Correct the value.",
     ),
     "short row": (
         lambda d: d["frames"][3]["transform_matrix"][1].pop(),
-        f"{PLACE}.transform_matrix: the rows differ in length.",
+        f"{PLACE}.transform_matrix: the rows differ in length. Write three or four rows of four.",
     ),
     "2x2": (
         matrix(3, lambda m: m[:2, :2]),
@@ -123,7 +129,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     ),
     "distortion list": (
         top(distortion_params=[0.1, 0.2]),
-        "transforms.json: distortion_params: expected 6 numbers (k1 k2 k3 k4 p1 p2), found 2.",
+        "transforms.json: distortion_params: expected 6 numbers (k1 k2 k3 k4 p1 p2), found 2. Write all six, 0 where there is none.",
     ),
     "no focal length": (
         lambda d: d.pop("fl_x"),
@@ -146,7 +152,10 @@ CASES: dict[str, tuple[Damage, str]] = {
         top(cx=0.5, cy=99.0),
         "transforms.json: cy: the principal point 99 lies outside the picture of 16 pixels. Give it in pixels.",
     ),
-    "half a pixel": (top(w=24.5), "transforms.json: w: expected a whole number of pixels, found 24.5."),
+    "half a pixel": (
+        top(w=24.5),
+        "transforms.json: w: expected a whole number of pixels, found 24.5. Correct the value.",
+    ),
     "another shape": (
         frame(3, w=WIDTH, h=WIDTH),
         f"{PLACE}: the picture has 24x16 pixels, the file says 24x24. Use the pictures the poses were made for.",
@@ -158,11 +167,11 @@ CASES: dict[str, tuple[Damage, str]] = {
     "scale": (top(scale=-1), "transforms.json: scale: the scale is -1. Give a number above 0."),
     "aabb": (
         top(aabb=[[0, 0, 0], [0, 0, 0]]),
-        "transforms.json: aabb: expected [[min x, y, z], [max x, y, z]] of a box with volume.",
+        "transforms.json: aabb: expected [[min x, y, z], [max x, y, z]] of a box with volume. Write it again, or remove it.",
     ),
     "applied transform": (
         top(applied_transform=[[0, 0, 0, 1]] * 3),
-        "transforms.json: applied_transform: the transform cannot be undone (det = 0).",
+        "transforms.json: applied_transform: the transform cannot be undone (det = 0). Write it again, or remove it.",
     ),
 }
 
