@@ -129,7 +129,8 @@ CASES: dict[str, tuple[Damage, str]] = {
     ),
     "distortion list": (
         top(distortion_params=[0.1, 0.2]),
-        "transforms.json: distortion_params: expected 6 numbers (k1 k2 k3 k4 p1 p2), found 2. Write all six, 0 where there is none.",
+        "transforms.json: distortion_params: expected 6 numbers (k1 k2 k3 k4 p1 p2), found 2. "
+        "Write all six, 0 where there is none.",
     ),
     "no focal length": (
         lambda d: d.pop("fl_x"),
@@ -167,7 +168,8 @@ CASES: dict[str, tuple[Damage, str]] = {
     "scale": (top(scale=-1), "transforms.json: scale: the scale is -1. Give a number above 0."),
     "aabb": (
         top(aabb=[[0, 0, 0], [0, 0, 0]]),
-        "transforms.json: aabb: expected [[min x, y, z], [max x, y, z]] of a box with volume. Write it again, or remove it.",
+        "transforms.json: aabb: expected [[min x, y, z], [max x, y, z]] of a box with volume. "
+        "Write it again, or remove it.",
     ),
     "applied transform": (
         top(applied_transform=[[0, 0, 0, 1]] * 3),
