@@ -46,7 +46,8 @@ def n_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("split", "n_threads"), [(1, 1), (50, 1), (119, 1), (50, 2)], indirect=["n_threads"])
+@pytest.mark.parametrize("n_threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("split", [1, 50, 119])
 @pytest.mark.usefixtures("n_threads")
 def test_resumed_equals_uninterrupted(tmp_path: Path, split: int) -> None:
     whole, _ = tiny_trainer(tmp_path / "whole", config())
