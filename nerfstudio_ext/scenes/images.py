@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..floors import require_floor
-from .picture_memory import fetch, fetch_rows, read_at_random
+from .picture_memory import fetch_rows
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,6 @@ class ImageStore:
         self._offsets = torch.tensor(list(offsets), dtype=torch.int64)
         self._widths = sizes[:, 0].contiguous()
         self._valid = list(valid) if valid is not None else [None] * len(sizes)
-        read_at_random(flat)
 
     @property
     def is_mapped(self) -> bool:
@@ -193,7 +192,6 @@ class ImageStore:
         """Picture `i` as a view; do not write to it."""
         width, height = self.sizes[i].tolist()
         start = int(self._offsets[i])
-        fetch(self._flat, start, start + width * height)
         return self._flat[start : start + width * height].reshape(height, width, self.n_channels)
 
     def gather(

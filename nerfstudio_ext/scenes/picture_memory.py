@@ -130,25 +130,21 @@ def mapped_array(shape: tuple[int, ...], dtype: type[np.generic], folder: Path |
 
 def let_go(array: np.ndarray, start: int, stop: int) -> None:
     """Tell the system that rows `start` to `stop` of a mapped array are not needed in memory for now."""
-    _advise(array, start, stop, "MADV_DONTNEED")
-
-
-def fetch(array: np.ndarray, start: int, stop: int) -> None:
-    """Have rows `start` to `stop` of a mapped array read in one go: they will be needed together."""
-    _advise(array, start, stop, "MADV_WILLNEED")
-
-
-def read_at_random(array: np.ndarray) -> None:
-    """Tell the system that single rows of a mapped array will be read: no neighbours are worth fetching."""
     mapped = _map_of(array)
-    if mapped is not None and hasattr(mmap, "MADV_RANDOM"):
-        mapped.madvise(mmap.MADV_RANDOM)
+    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    row = array.strides[0]
+    # Pages that hold other rows as well stay as they are.
+    first, last = -(-start * row // PAGE) * PAGE, stop * row // PAGE * PAGE
+    if last > first:
+        mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def fetch_rows(array: np.ndarray, rows: np.ndarray) -> None:
     """Have the pages of these rows of a mapped array read all at once, rather than one after the other when touched.
 
-    A disk answers a thousand requests that wait together some ten times as fast as one by one.
+    A disk answers a thousand requests that wait together some twelve times as fast as one by one. The map as a whole
+    keeps the usual advice: whole pictures are read forty times as fast with their neighbours read ahead.
     """
     mapped = _map_of(array)
     if mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
@@ -200,17 +196,6 @@ def _container_left() -> list[int]:
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
     return left
-
-
-def _advise(array: np.ndarray, start: int, stop: int, advice: str) -> None:
-    mapped = _map_of(array)
-    if mapped is None or not hasattr(mmap, advice):
-        return
-    row = array.strides[0]
-    # Pages that hold other rows as well stay as they are.
-    first, last = -(-start * row // PAGE) * PAGE, stop * row // PAGE * PAGE
-    if last > first:
-        mapped.madvise(getattr(mmap, advice), first, last - first)
 
 
 def _map_of(array: np.ndarray) -> mmap.mmap | None:

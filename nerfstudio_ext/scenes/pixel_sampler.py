@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..rays import Rays
 from .images import ImageStore
 from .model import Scene
-from .picture_memory import fetch_rows, let_go, mapped_array, read_at_random
+from .picture_memory import fetch_rows, let_go, mapped_array
 
 MAX_TABLE_PIXELS = 8_000_000
 """Directions kept per pixel, 12 bytes each: at most 96 MB; captures with a lens per picture compute them instead."""
@@ -145,7 +145,6 @@ def _joined(
         joined[start : start + count] = np.arange(size, dtype=np.int32) if listed is None else listed
         let_go(joined, start, start + count)
         start += count
-    read_at_random(joined)
     return joined
 
 

@@ -76,7 +76,7 @@ def test_training_from_a_file_gives_the_same_weights(tmp_path: Path, tiny_captur
     digests = {}
     for memory in ("1", "0"):
         argv = ["train", "ngp", str(tiny_capture), "--output-dir", memory, "--image-memory", memory, *TRAIN]
-        ended = run_nsx(argv, folder=tmp_path)
+        ended = run_nsx(argv, folder=tmp_path, seconds=120)
         assert_done(ended)
         (weights,) = (tmp_path / memory).glob("*/ngp/*/checkpoints/step-*/weights.safetensors")
         digests[memory] = weights.read_bytes()
@@ -87,7 +87,7 @@ def test_training_from_a_file_gives_the_same_weights(tmp_path: Path, tiny_captur
 @holds("A25")
 def test_an_estimate_comes_before_the_work(tmp_path: Path, tiny_capture: Path) -> None:
     argv = ["train", "ngp", str(tiny_capture), "--output-dir", "runs", "--image-memory", "0", *TRAIN]
-    ended = run_nsx(argv, folder=tmp_path)
+    ended = run_nsx(argv, folder=tmp_path, seconds=120)
     assert_done(ended)
     said = ended.out + ended.err
     estimate = re.search(
@@ -135,7 +135,7 @@ def grown_mb(act: Callable[[], object], folder: Path) -> float:
 
 def test_an_impossible_budget_is_refused(tmp_path: Path, tiny_capture: Path) -> None:
     for value in ("-1", "nan", "1e30"):
-        ended = run_nsx(["train", "ngp", str(tiny_capture), "--image-memory", value], folder=tmp_path)
+        ended = run_nsx(["train", "ngp", str(tiny_capture), "--image-memory", value], folder=tmp_path, seconds=120)
         assert_one_line(ended, 2, names="--image-memory")
 
 

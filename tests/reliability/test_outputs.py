@@ -95,7 +95,7 @@ VIDEOS = register(
 def test_videos_that_cannot_be_used(row: Row, tmp_path: Path) -> None:
     argv = row.make(tmp_path, np.random.default_rng(0))
     with unchanged(tmp_path / "clip.mp4"):
-        ended = run_nsx(argv, folder=tmp_path, seconds=60)
+        ended = run_nsx(argv, folder=tmp_path, seconds=120)
     assert_one_line(ended, row.code, names=row.names, says=row.says)
     assert not any("passwd" in name for name in ended.opened), "what a playlist names is never opened"
     if "playlist" in str(row.says):
@@ -173,7 +173,7 @@ def test_paths_that_cannot_be_rendered(case, tiny_run: Path, tmp_path: Path) -> 
     words = make(tmp_path)
     before = set(tmp_path.iterdir())
     with unchanged(tiny_run):
-        ended = run_nsx(["render", str(tiny_run), *words, "--output-path", "film.mp4"], folder=tmp_path, seconds=60)
+        ended = run_nsx(["render", str(tiny_run), *words, "--output-path", "film.mp4"], folder=tmp_path, seconds=120)
     assert_one_line(ended, 2, names=names, says=says)
     assert set(tmp_path.iterdir()) == before, "nothing is left of what could not begin"
 
@@ -184,18 +184,18 @@ def test_targets_in_the_way_are_left_alone(tiny_run: Path, tmp_path: Path) -> No
     (tmp_path / "file").write_bytes(b"a file where a folder is wanted")
     argv = ["render", str(tiny_run), "--path", "test"]
     with unchanged(tmp_path):
-        ended = run_nsx([*argv, "--output-path", "film.mp4"], folder=tmp_path, seconds=60)
+        ended = run_nsx([*argv, "--output-path", "film.mp4"], folder=tmp_path, seconds=120)
         assert_one_line(ended, 2, names="film.mp4", says="exists")
-        ended = run_nsx([*argv, "--output-path", "file/frames"], folder=tmp_path, seconds=60)
+        ended = run_nsx([*argv, "--output-path", "file/frames"], folder=tmp_path, seconds=120)
         assert_one_line(ended, 2, names="file")
-        ended = run_nsx([*argv, "--output-path", "/proc/film.mp4"], folder=tmp_path, seconds=60)
+        ended = run_nsx([*argv, "--output-path", "/proc/film.mp4"], folder=tmp_path, seconds=120)
         assert_one_line(ended, 2, names="/proc")
 
 
 @holds("F19")
 def test_odd_sizes_are_padded_with_a_word(tiny_run: Path, tmp_path: Path) -> None:
     words = path_file(render_width=25, render_height=19)(tmp_path)
-    ended = run_nsx(["render", str(tiny_run), *words, "--output-path", "film.mp4"], folder=tmp_path, seconds=60)
+    ended = run_nsx(["render", str(tiny_run), *words, "--output-path", "film.mp4"], folder=tmp_path, seconds=120)
     assert_done(ended)
     assert "26x20" in ended.out + ended.err
     assert (tmp_path / "film.mp4").stat().st_size > 0
@@ -224,13 +224,13 @@ def encoder(folder: Path, script: str) -> dict[str, str | None]:
 )
 def test_an_encoder_that_dies_leaves_no_film(script: str, says: str, tiny_run: Path, tmp_path: Path) -> None:
     argv = ["render", str(tiny_run), "--path", "test", "--output-path", "film.mp4"]
-    ended = run_nsx(argv, folder=tmp_path, env=encoder(tmp_path, script), seconds=60)
+    ended = run_nsx(argv, folder=tmp_path, env=encoder(tmp_path, script), seconds=120)
     assert_one_line(ended, 2, names="film.mp4", says=says)
     assert not (tmp_path / "film.mp4").exists() and not list(tmp_path.rglob("film-*.mp4"))
     frames = list((tmp_path / "film.mp4.partial").rglob("frame_*.png"))
     assert frames, "the frames are kept"
     kept = {frame: frame.stat().st_mtime_ns for frame in frames}
-    again = run_nsx(argv, folder=tmp_path, seconds=60)
+    again = run_nsx(argv, folder=tmp_path, seconds=120)
     assert_done(again)
     assert (tmp_path / "film.mp4").stat().st_size > 0, f"{len(kept)} frames were there already"
 
@@ -239,11 +239,11 @@ def test_an_encoder_that_dies_leaves_no_film(script: str, says: str, tiny_run: P
 def test_without_an_encoder_nothing_is_begun(tiny_run: Path, tmp_path: Path) -> None:
     argv = ["render", str(tiny_run), "--path", "test", "--output-path", "film.mp4"]
     env = {"IMAGEIO_FFMPEG_EXE": str(tmp_path / "gone")}
-    ended = run_nsx(argv, folder=tmp_path, env=env, seconds=60)
+    ended = run_nsx(argv, folder=tmp_path, env=env, seconds=120)
     line = assert_one_line(ended, 2, says="encoder")
     assert "imag" in line, "what else can be done: a folder of images"
     assert not list(tmp_path.iterdir()), "no frame is rendered for a film that cannot be made"
-    ended = run_nsx([*argv[:-1], "frames"], folder=tmp_path, env=env, seconds=60)
+    ended = run_nsx([*argv[:-1], "frames"], folder=tmp_path, env=env, seconds=120)
     assert_done(ended)
     assert len(list((tmp_path / "frames").glob("*.png"))) == 2
 
@@ -335,7 +335,7 @@ EMBED = register(
 @pytest.mark.parametrize("row", EXTRACT, ids=str)
 def test_marks_that_cannot_be_looked_for(row: Row, tmp_path: Path) -> None:
     words = row.make(tmp_path, np.random.default_rng(0))
-    ended = run_nsx(["stega", "extract", *map(str, words)], folder=tmp_path, seconds=60, env={"NSX_STEGA_KEY": None})
+    ended = run_nsx(["stega", "extract", *map(str, words)], folder=tmp_path, seconds=120, env={"NSX_STEGA_KEY": None})
     assert_one_line(ended, row.code, names=row.names, says=row.says, has_fix=False)
 
 
@@ -343,7 +343,7 @@ def test_marks_that_cannot_be_looked_for(row: Row, tmp_path: Path) -> None:
 def test_messages_that_cannot_be_hidden(row: Row, tiny_run: Path, tmp_path: Path) -> None:
     words = row.make(tmp_path, np.random.default_rng(0))
     with unchanged(tiny_run):
-        ended = run_nsx(["stega", "embed", str(tiny_run), *words], folder=tmp_path, seconds=60)
+        ended = run_nsx(["stega", "embed", str(tiny_run), *words], folder=tmp_path, seconds=120)
     assert_one_line(ended, row.code, names=row.names, says=row.says, has_fix=False)
 
 
@@ -354,7 +354,7 @@ def test_where_no_mark_is_none_is_found(name: str, tmp_path: Path) -> None:
     mode = {"grey.png": "L", "alpha.png": "RGBA"}.get(name, "RGB")
     picture(tmp_path, name, mode=mode)
     argv = ["stega", "extract", name, "--key", "k", "--json", "-"]
-    ended = run_nsx(argv, folder=tmp_path, seconds=60)
+    ended = run_nsx(argv, folder=tmp_path, seconds=120)
     assert ended.code == 3 and "Traceback" not in ended.err, ended.err
     found = json.loads(ended.out)
     assert found["present"] is False and found["payload"] is None and found["p_value"] > 1e-6

@@ -278,5 +278,5 @@ def test_refused_uploads_are_told_and_nothing_partial_stays(viewer: ViewerServer
 @holds("F14")
 def test_inputs_are_left_alone(tiny_run: Path, tmp_path: Path) -> None:
     with unchanged(tiny_run):
-        ended = run_nsx(["eval", str(tiny_run), "--capture", str(tmp_path / "gone")], folder=tmp_path)
+        ended = run_nsx(["eval", str(tiny_run), "--capture", "gone"], folder=tmp_path, seconds=PATIENCE_S)
     assert_one_line(ended, 2, names="gone", says="not there")
