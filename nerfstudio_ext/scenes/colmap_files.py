@@ -108,7 +108,7 @@ def read_points(path: Path, max_points: int = MAX_POINTS) -> np.ndarray:
 
 
 def _single(positions: list[tuple[float, ...]]) -> np.ndarray:
-    with np.errstate(over="ignore"):  # beyond float32: infinite, and dropped as such by whoever asked
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: infinite, and dropped as such by whoever asked
         return np.array(positions, dtype=np.float64).reshape(-1, 3).astype(np.float32)
 
 

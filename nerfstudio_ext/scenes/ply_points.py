@@ -97,5 +97,5 @@ def _read_ascii(path: Path, start: int, n_vertices: int, dtype: np.dtype, max_po
                     points.append([float(words[c]) for c in columns])
                 except ValueError:
                     raise UserError(f"point {i} is not three numbers", where=path, fix=_FIX) from None
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.array(points, dtype=np.float64).reshape(-1, 3).astype(np.float32)
