@@ -16,7 +16,6 @@ import os
 import resource
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -27,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import numpy as np
+
 from nerfstudio_ext.errors import UserError
 from tests.reliability.fuzz_readers import READERS, Reader
 
@@ -34,8 +35,8 @@ SEEDS = Path(__file__).parent / "fuzz_seeds"
 SECONDS_PER_INPUT = 5.0
 MEMORY_BYTES = 1 << 30
 """Address space that a child may take beyond what its imports have."""
-_STATE = struct.Struct("<qdqqd")
-"""Shared by parent and child: seed under way, when it began, accepted, refused, longest time."""
+SEED, BEGAN, ACCEPTED, REFUSED, LONGEST = range(5)
+"""What parent and child share, as numbers of eight bytes: each is written at once, so that none is read half written."""
 
 
 @dataclass
@@ -80,19 +81,20 @@ def fuzz(reader: Reader, first: int, count: int, keep: Path | None = None) -> Ta
         keep: Folder that gets one failing input for each place of failure; None keeps none.
     """
     tally, began = Tally(reader.name), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="nsx-fuzz-") as scratch, mmap.mmap(-1, _STATE.size) as shared:
+    with tempfile.TemporaryDirectory(prefix="nsx-fuzz-") as scratch:
+        shared = np.frombuffer(mmap.mmap(-1, 40), np.float64)
         folder, notes = Path(scratch, "work"), Path(scratch, "notes.jsonl")
         folder.mkdir()
         notes.touch()
         originals = reader.originals(folder)
         at, end = first, first + count
         while at < end:
-            _STATE.pack_into(shared, 0, at, time.monotonic(), 0, 0, 0.0)
+            shared[:] = (at, time.monotonic(), 0, 0, 0)
             pid = os.fork()
             if pid == 0:
                 _child(reader, folder, originals, range(at, end), shared, notes)
             verdict = _watch(pid, shared, tally)
-            at = _STATE.unpack_from(shared)[0] + 1
+            at = int(shared[SEED]) + 1
             if verdict:
                 with notes.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([at - 1, verdict]) + "\n")
@@ -141,7 +143,7 @@ def read_one(reader: Reader, folder: Path, name: str, content: bytes, is_sealed:
 
 
 def _child(
-    reader: Reader, folder: Path, originals: dict[str, bytes], seeds: range, shared: mmap.mmap, notes: Path
+    reader: Reader, folder: Path, originals: dict[str, bytes], seeds: range, shared: np.ndarray, notes: Path
 ) -> None:
     """Read the inputs of these seeds one after the other; never returns."""
     limit = _virtual_bytes() + MEMORY_BYTES
@@ -151,43 +153,37 @@ def _child(
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    accepted = refused = 0
-    longest = 0.0
     for seed in seeds:
-        began = time.monotonic()
-        _STATE.pack_into(shared, 0, seed, began, accepted, refused, longest)
+        shared[BEGAN], shared[SEED] = time.monotonic(), seed
         name, content, is_sealed = damaged(reader, originals, seed)
-        began = time.monotonic()
-        _STATE.pack_into(shared, 0, seed, began, accepted, refused, longest)
+        shared[BEGAN] = began = time.monotonic()
         outcome = read_one(reader, folder, name, content, is_sealed)
-        longest = max(longest, time.monotonic() - began)
-        accepted += outcome == "accepted"
-        refused += outcome == "refused"
+        shared[LONGEST] = max(shared[LONGEST], time.monotonic() - began)
+        shared[ACCEPTED] += outcome == "accepted"
+        shared[REFUSED] += outcome == "refused"
         for other, whole in originals.items():
             if other == name or is_sealed:
                 (folder / other).write_bytes(whole)
         if outcome not in ("accepted", "refused"):
             with notes.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([seed, outcome]) + "\n")
-    _STATE.pack_into(shared, 0, seeds[-1], time.monotonic(), accepted, refused, longest)
     os._exit(0)
 
 
-def _watch(pid: int, shared: mmap.mmap, tally: Tally) -> str:
+def _watch(pid: int, shared: np.ndarray, tally: Tally) -> str:
     """Wait for a child; "" when it came to its end, else what ended it."""
     is_late = False
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)
-        _, began, accepted, refused, longest = _STATE.unpack_from(shared)
         if done:
             break
-        if time.monotonic() - began > SECONDS_PER_INPUT:
+        if time.monotonic() - shared[BEGAN] > SECONDS_PER_INPUT:
             is_late = True
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-    tally.accepted += accepted
-    tally.refused += refused
-    tally.longest_s = max(tally.longest_s, longest)
+    tally.accepted += int(shared[ACCEPTED])
+    tally.refused += int(shared[REFUSED])
+    tally.longest_s = max(tally.longest_s, float(shared[LONGEST]))
     tally.peak_mb = max(tally.peak_mb, usage.ru_maxrss / 1024)
     if is_late:
         tally.longest_s = max(tally.longest_s, SECONDS_PER_INPUT)
