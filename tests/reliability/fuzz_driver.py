@@ -36,7 +36,7 @@ SECONDS_PER_INPUT = 5.0
 MEMORY_BYTES = 1 << 30
 """Address space that a child may take beyond what its imports have."""
 SEED, BEGAN, ACCEPTED, REFUSED, LONGEST = range(5)
-"""What parent and child share, as numbers of eight bytes: each is written at once, so that none is read half written."""
+"""What parent and child share, in numbers of eight bytes: each is written at once, and never read half written."""
 
 
 @dataclass

@@ -189,6 +189,7 @@ def _read_paths(folder: Path) -> None:
 
 
 def _tables(folder: Path) -> tuple[str, ...]:
+    fuzz_runs.cameras()  # made here once, not in every child
     rows = ["x,y,z,look_x,look_y,look_z,fov,time", *(f"{i},2.0,1.5,0,0,0,50,{0.5 * i}" for i in range(5))]
     (folder / "a.csv").write_text("\n".join(rows) + "\n")
     rows = ["x;y;z;qw;qx;qy;qz", *(f"{i};2.0;1.5;1;0;0;0" for i in range(5))]

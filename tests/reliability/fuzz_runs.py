@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import io
 import json
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -38,9 +40,8 @@ _THING = WeightFormat("a", "thing", "nerfstudio-ext thing", 1)
 @functools.cache
 def _home() -> Path:
     """Holds one small run and what was made from it, for the life of the process."""
-    import tempfile
-
     folder = Path(tempfile.mkdtemp(prefix="nsx-fuzz-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     capture = builders.write_transforms(folder / "capture", builders.transforms(4, ply_file_path=None))
     config = NgpConfig(
         n_levels=2, log2_table=6, base_resolution=4, finest_resolution=8, hidden=16, color_hidden=16, grid_size=8,
@@ -60,12 +61,6 @@ def _home() -> Path:
     found.rename(folder / "run")
     write_scene_file(open_run(folder / "run"), folder / "a.nsx")
     return folder
-
-
-def forget() -> None:
-    """Remove the run; it is made again when somebody asks."""
-    shutil.rmtree(_home(), ignore_errors=True)
-    _home.cache_clear()
 
 
 @functools.cache
