@@ -229,7 +229,8 @@ def _resuming(step: StepPlan, folder: Path, runs_before: list[str]) -> list[str]
         return None
     begun = [run for run in _runs_below(folder) if run not in runs_before]
     saved = [run for run in begun if any((folder / run / "checkpoints").glob("step-*"))]
-    return ["train", "--resume", str(folder / saved[-1]), "--no-viewer", "--max-images", "0"] if saved else None
+    images = [word for word in step.words if word.startswith("--max-images=")]
+    return ["train", "--resume", str(folder / saved[-1]), "--no-viewer", *images] if saved else None
 
 
 def _runs_below(folder: Path) -> list[str]:

@@ -81,8 +81,8 @@ class Stepper:
         self.team = team
         self._has_news = True
         if team is not None and isinstance(method, CanShare):
+            self._gradient_mean = gradient_mean(team, self._parameters)
             method.take_share(team)
-            self._mean_gradients = gradient_mean(team, self._parameters)
 
     def step(self, number: int, progress: float) -> tuple[dict[str, float], int]:
         """Do one step.
@@ -184,11 +184,15 @@ class Stepper:
             return self._parts.fitting(batch, partial(one_pass, self.method, rays, batch, number, judge), self._forget)
         losses, total = forward(self.method, rays, batch, number)
         own = {name: float(value.detach()) for name, value in losses.items()}
-        weight, loss, found = self._means(team, len(rays), float(total.detach()), own)
+        weights = team.weights(len(rays))
+        if total.requires_grad:
+            # Before the loss of all is known, so that one meeting tells the loss and that all gradients are there.
+            total.backward()
+            self._gradient_mean.put(weights)
+        loss, found = self._means(team, weights[team.index], float(total.detach()), own)
         if not total.requires_grad or not judge(loss):
             return Pass(loss, found, total.requires_grad)
-        total.backward()
-        return Pass(loss, found, True, self._mean_gradients(weight))
+        return Pass(loss, found, True, self._gradient_mean.take())
 
     def _forget(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -231,13 +235,9 @@ class Stepper:
             self._has_news = False
         team.tell(order)
 
-    def _means(
-        self, team: Team, n_rays: int, loss: float, found: dict[str, float]
-    ) -> tuple[float, float, dict[str, float]]:
-        """This process's weight in the batch, the loss of the whole batch, and its parts."""
-        part = team.part(n_rays)
-        weight = (part.stop - part.start) / max(n_rays, 1)
+    def _means(self, team: Team, weight: float, loss: float, found: dict[str, float]) -> tuple[float, dict[str, float]]:
+        """The loss of the whole batch, and its parts."""
         own = [weight * value for value in (loss, *found.values())]
         n_stops, mean, *means = team.sum([float(team.wishes_to_stop), *own])
         self.is_asked_to_stop = n_stops > 0
-        return weight, mean, dict(zip(found, means, strict=True))
+        return mean, dict(zip(found, means, strict=True))

@@ -91,6 +91,11 @@ class Team:
         """See `methods.protocol.Share`."""
         return slice(n * self.index // self.count, n * (self.index + 1) // self.count)
 
+    def weights(self, n: int) -> list[float]:
+        """What the parts of `n` pieces count, process by process."""
+        ends = [n * i // self.count for i in range(self.count + 1)]
+        return [(end - begin) / max(n, 1) for begin, end in zip(ends, ends[1:], strict=False)]
+
     def n_at_most(self, n: int) -> int:
         """See `methods.protocol.Share`."""
         return -(-n // self.count)
