@@ -192,4 +192,6 @@ def _nothing_placed(
     else:
         what = "no camera could be placed, though the photos overlap"
         fix = "Move sideways between photos and keep the subject still"
+    if failure is not None:
+        what += f"; one attempt failed: {failure.what}"
     return PosesNotFound(what, where="poses", fix=f"{fix}. The solver's log is {log_path}", matches=summary)

@@ -244,7 +244,7 @@ def refine(colmap: Any, job: Job, model: Any, watch: Stopwatch) -> bool:
     options.refine_principal_point = True
     colmap.bundle_adjustment(model, options)
     error = sum(float((reprojection_errors(model, image) ** 2).sum()) for image in images)
-    gain = (error_before - error) / (2 * len(n_images)) / (error / max(n_free, 1))
+    gain = (error_before - error) / (2 * len(n_images)) / (error / max(n_free, 1)) if error > 0 else 0.0
     if gain > MIN_CENTRE_GAIN and not any(_has_run_away(model.camera(camera_id)) for camera_id in n_images):
         return True
     model.read(str(before))
@@ -363,6 +363,8 @@ def solve(job: Job) -> dict[str, Any]:
     result: dict[str, Any] = {"n_pairs": len(pairs), "n_models": n_models, "version": colmap.__version__}
     if model is not None:
         result["principal_point_refined"] = refine(colmap, job, model, watch)
+    # After a turn on the spot no point has a place: cameras that hold on to nothing are no cameras.
+    if model is not None and model.num_points3D() >= MIN_INLIERS:
         _to_full_size(colmap, model, job)
         model.extract_colors_for_all_images(job["color_dir"], job["threads"])
         folder = Path(job["output"]) / "sparse"

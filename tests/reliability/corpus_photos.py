@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.poses.builders import noise_picture, write_photos
 from tests.reliability.cases import Row, register
-from tests.reliability.corpus_captures import Make
+from tests.reliability.corpus_captures import Make, edited
 from tests.reliability.holding import BAIT
 
 GOOD = tuple(f"good_{i:02d}.jpg" for i in range(9))
@@ -112,12 +112,38 @@ def devices(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
 
 
+def posed(spoil: Callable[[Path], object]) -> Make:
+    """A posed capture whose folder of pictures is spoilt; trained on."""
+
+    def make(folder: Path, rng: np.random.Generator) -> list[str]:
+        words = edited(lambda document: None)(folder, rng)
+        spoil(folder / "images")
+        return words
+
+    return make
+
+
+def pipes(folder: Path) -> None:
+    """Pipes, which nobody writes into, in the place of most pictures."""
+    for path in sorted(folder.iterdir())[2:]:
+        path.unlink()
+        os.mkfifo(path)
+
+
 def nothing(folder: Path) -> None:
     """Leave the folder as it is."""
 
 
 REFUSED: Sequence[Row] = register(
     [
+        Row(
+            "A14",
+            "a bomb in a posed capture",
+            posed(lambda f: (f / "0003.png").write_bytes(png_bomb(12_000))),
+            "0003.png",
+            "144 MP is over the limit of 100 MP",
+        ),
+        Row("A20", "pipes in a posed capture", posed(pipes), "in", "2 usable pictures; at least 3 are needed"),
         Row("A1", "no such folder", lambda f, r: process(f / "none"), "none", "no such (file or )?folder"),
         Row(
             "A1", "a file", lambda f, r: (write(f, {"a.txt": b"x"}), process(f / "a.txt"))[1], "a.txt", "not a capture"

@@ -99,6 +99,7 @@ def test_cameras_that_may_be_wrong_are_told(answer: dict[str, object], said: str
     assert re.search(f"warning: .*{said}", ended.out)
 
 
+@pytest.mark.slow
 @holds("B5")
 def test_a_turn_on_the_spot_gives_no_scene_without_a_word(tmp_path: Path) -> None:
     """The real solver on nine photos from one place."""
@@ -114,7 +115,7 @@ def test_a_turn_on_the_spot_gives_no_scene_without_a_word(tmp_path: Path) -> Non
         pose = np.column_stack([right, np.cross(forward, right), forward, centre])
         pixels = view(pose, 240, 180, 0.85 * 240)
         Image.fromarray((255 * pixels).astype(np.uint8)).save(folder / f"{i}.jpg", quality=95)
-    ended = solved(folder, None)
+    ended = solved(folder, None, None, "--time-limit", "200")
     if ended.code == 0:
         assert "depth is uncertain" in ended.out
     else:
