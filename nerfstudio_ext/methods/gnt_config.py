@@ -20,6 +20,8 @@ SHIPPED = Path(__file__).with_name("gnt_small.safetensors")
 LR, LR_FEATURES, HALVED_EVERY = 5e-4, 1e-3, 50_000
 FINE_LR, FINE_LR_FEATURES, FINE_HALVED_EVERY = 2e-4, 5e-4, 20_000
 """The official settings from scratch, and for going on from trained weights."""
+SHIPPED_LR = 1e-5
+"""Of the transformer of gnt-small, which is written rather than learned: higher rates unlearn it first."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class GntConfig:
     dropout: float = 0.1
     """Share of numbers that training drops."""
     lr: float | None = None
-    """Learning rate of the transformer; by default 5e-4, or 2e-4 when trained weights go on."""
+    """Learning rate of the transformer; by default 5e-4, 2e-4 when trained weights go on, or 1e-5 when gnt-small
+    does."""
     lr_features: float | None = None
     """Learning rate of the feature network; by default 1e-3, or 5e-4 when trained weights go on."""
     halved_every: int | None = None
@@ -106,8 +109,9 @@ class GntConfig:
             model, notes = load_gnt(self._beginning)
             sizes = self._checked(model.architecture)
         has_weights = self._beginning is not None
+        fine_lr = SHIPPED_LR if self._beginning == SHIPPED else FINE_LR
         lr, lr_features, halved = (
-            (FINE_LR, FINE_LR_FEATURES, FINE_HALVED_EVERY) if has_weights else (LR, LR_FEATURES, HALVED_EVERY)
+            (fine_lr, FINE_LR_FEATURES, FINE_HALVED_EVERY) if has_weights else (LR, LR_FEATURES, HALVED_EVERY)
         )
         units: Literal["training", "source"] = "source" if notes.get("code_scale") == "source units" else "training"
         return dataclasses.replace(
