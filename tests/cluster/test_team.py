@@ -94,6 +94,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return newest_checkpoint(run_in(folder) / "checkpoints")[0].weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["shared", "sent", "resumed", "spoiled"])
 def test_all_processes_end_in_the_same_state(scenario: str, together: Path) -> None:
     first, second = (load_file(together / scenario / f"process{i}.safetensors") for i in range(2))
@@ -103,6 +104,7 @@ def test_all_processes_end_in_the_same_state(scenario: str, together: Path) -> N
             assert torch.equal(value, second[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["shared", "sent", "resumed"])
 def test_two_processes_train_as_one(scenario: str, together: Path) -> None:
     one, two = weights(together / "alone"), weights(together / scenario)
@@ -118,6 +120,7 @@ def test_two_processes_train_as_one(scenario: str, together: Path) -> None:
         assert (one[name] - two[name]).abs().max() < 1e-3 * one[name].abs().max(), name
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes_and_only_at_its_times(together: Path) -> None:
     run = run_in(together / "shared")
     assert [step for step, _ in list_checkpoints(run / "checkpoints")] == [STEPS, STEPS // 2]
@@ -125,12 +128,14 @@ def test_only_the_first_process_writes_and_only_at_its_times(together: Path) -> 
     assert not (run / "lock").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_in_one_process_is_skipped_in_all(together: Path) -> None:
     state = load_file(together / "spoiled" / "process0.safetensors")
     assert int(state["guard/n_skipped"]) == 5 and int(state["guard/n_rollbacks"]) == 1
     assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
 
 
+@pytest.mark.slow
 def test_what_two_processes_saved_goes_on_in_one(together: Path, tmp_path: Path) -> None:
     begun = shutil.copytree(together / "shared", tmp_path / "begun")
     shutil.rmtree(run_in(begun) / "checkpoints" / f"step-{STEPS:07d}")
