@@ -27,6 +27,7 @@ from .tensor_checks import first_non_finite, tensor_checksums
 FORMAT_VERSION = 1
 WEIGHTS, TRAINER, MANIFEST = "weights.safetensors", "trainer.safetensors", "manifest.json"
 _MAX_MANIFEST_BYTES = 4 << 20
+_MAX_BYTES = 1 << 40
 _NAME = re.compile(r"step-(\d{7,12})")
 TEMPORARY = re.compile(r"\.tmp-step-\d{7,12}-\d+")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -288,6 +289,8 @@ def _read_tensors(path: Path, manifest: dict) -> dict[str, Tensor]:
         n_bytes, digest, tensors = entry["bytes"], entry["sha256"], entry["tensors"]
     except (KeyError, TypeError) as error:
         raise CheckpointDamaged(f"the manifest does not describe {path.name}", where=path.parent) from error
+    if type(n_bytes) is not int or not 0 <= n_bytes <= _MAX_BYTES or not isinstance(tensors, dict):
+        raise CheckpointDamaged(f"the manifest describes {path.name} wrongly", where=path.parent)
     data = _read_bytes(path, n_bytes)
     if len(data) != n_bytes:
         raise CheckpointDamaged(f"not a complete checkpoint (got {_mb(len(data))} of {_mb(n_bytes)} MB)", where=path)

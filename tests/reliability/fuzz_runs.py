@@ -116,7 +116,7 @@ def seal_checkpoint(folder: Path) -> None:
     manifest = base / "manifest.json"
     try:
         entries = json.loads(manifest.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(entries, dict):
         return
