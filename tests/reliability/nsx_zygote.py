@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -35,6 +36,8 @@ LATER = ("torch._dynamo", "torchmetrics", "nerfstudio_ext.kernels.reference_fuse
 """Imported here once a child has needed it: seconds that calls which refuse their input never pay."""
 _WATCHED = {"open": "open", "subprocess.Popen": "run", "os.system": "run", "os.exec": "run", "os.posix_spawn": "run"}
 _POLL_S = 0.002
+_SIGNAL_WHEN_PARENT_ENDS = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
 
 
 def main(channel_fd: int) -> None:
@@ -109,6 +112,8 @@ def _start(request: dict[str, Any], channel_fd: int) -> int:
 def _become(request: dict[str, Any]) -> None:
     """Make the forked child look like a process that a shell started."""
     os.setsid()
+    if sys.platform == "linux":  # a call left behind by tests that were killed would run, and be waited for by nobody
+        ctypes.CDLL(None).prctl(_SIGNAL_WHEN_PARENT_ENDS, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.argv = ["nsx", *request["argv"]]
