@@ -66,7 +66,7 @@ class EmbedOptions(CommonOptions):
     """How much further from the photos renders may come to lie, dB; measured on photos held out of training."""
 
     steps: int = 1500
-    """Steps of the embedding: more make the mark more robust."""
+    """Steps of the embedding: more make the mark more robust; with --private 500 are enough."""
 
     size: int = 400
     """Longer side of the pictures it is made for, pixels; readers search sizes from half to twice of it."""

@@ -29,8 +29,9 @@ RAYS_AT_A_TIME = 256
 """Rays per call: tokens of 64 samples then fit the caches, and a viewer can interrupt."""
 KEPT_MAPS = 64
 """Feature maps of so many pictures are kept; a frame needs about ten."""
-ENOUGH_VIEWS = 2
-"""A point that fewer sources see is drawn less opaque."""
+ENOUGH_VIEWS, ENOUGH_VIEWS_AROUND = 2, 5
+"""A point that fewer sources see is drawn less opaque; the second around a thing before its background: all sources look
+at the thing, so that what few of them see is air in front of it. Where a scene has no end it costs 1.5 dB."""
 NEAREST_SHARE, BOX_RADIUS = 0.25, 0.75
 """Of the distance to the scene's centre: where rays begin in an open scene. Of the box: what a bounded scene fills."""
 FAR_AWAY = 2.0
@@ -84,6 +85,11 @@ class DepthRange:
             points = points[:: max(1, len(points) // 5000)]
             self.points = (frame.scale * points @ frame.rotation.T + frame.translation).float()
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it is a thing before a background, all within the box."""
+        return self.aabb_scale == 1
+
     def of(self, origin: Float[Tensor, "3"]) -> tuple[float, float]:
         """(near, far) for rays from a place."""
         distance = float(origin.norm())
@@ -91,7 +97,7 @@ class DepthRange:
             lengths = (self.points - origin).norm(dim=-1)
             near, far = (float(torch.quantile(lengths, q)) for q in (0.01, 0.99))
             return max(0.8 * near, 1e-3), max(1.5 * far, 2e-3)
-        if self.aabb_scale == 1:
+        if self.is_bounded:
             return max(distance - BOX_RADIUS, 0.05), distance + BOX_RADIUS
         return max(NEAREST_SHARE * distance, 0.05), distance + 0.5 * math.sqrt(3) * self.aabb_scale
 
@@ -230,7 +236,8 @@ class GntRenderer:
     def _evaluate(self, rays: Rays, views: SourceViews, near_far: tuple[float, float]) -> RayOutputs:
         passes = pass_over(self.model, views, rays, near_far, self.sampling, self.options, code_scale=self.code_scale)
         depth = (passes.weights * passes.z).sum(-1)
-        alpha = confidence(views, rays.rays_o + depth[:, None] * rays.rays_d)
+        enough = ENOUGH_VIEWS_AROUND if self.depth_range.is_bounded else ENOUGH_VIEWS
+        alpha = confidence(views, rays.rays_o + depth[:, None] * rays.rays_d, enough)
         return RayOutputs(passes.colors[-1].clamp(0, 1) * alpha[:, None], depth * alpha, alpha)
 
     def sources_for(self, origin: Float[Tensor, "3"]) -> SourceViews:
@@ -269,7 +276,7 @@ class GntRenderer:
             )
 
 
-def confidence(views: SourceViews, x: Float[Tensor, "R 3"]) -> Float[Tensor, " R"]:
-    """1 for points that at least two sources see, less for others."""
+def confidence(views: SourceViews, x: Float[Tensor, "R 3"], enough: int) -> Float[Tensor, " R"]:
+    """1 for points that enough sources see, less for others."""
     _, is_seen = project(views.projections, views.extents[:, :2], x[:, None])
-    return (is_seen[..., 0].sum(0).float() / min(ENOUGH_VIEWS, len(views))).clamp(max=1)
+    return (is_seen[..., 0].sum(0).float() / min(enough, len(views))).clamp(max=1)
