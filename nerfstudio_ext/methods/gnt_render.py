@@ -30,8 +30,8 @@ RAYS_AT_A_TIME = 256
 KEPT_MAPS = 64
 """Feature maps of so many pictures are kept; a frame needs about ten."""
 ENOUGH_VIEWS, ENOUGH_VIEWS_AROUND = 2, 5
-"""A point that fewer sources see is drawn less opaque; the second around a thing before its background: all sources look
-at the thing, so that what few of them see is air in front of it. Where a scene has no end it costs 1.5 dB."""
+"""A point that fewer sources see is drawn less opaque; the second around a thing before its background: all sources
+look at the thing, so that what few of them see is air in front of it. Where a scene has no end it costs 1.5 dB."""
 NEAREST_SHARE, BOX_RADIUS = 0.25, 0.75
 """Of the distance to the scene's centre: where rays begin in an open scene. Of the box: what a bounded scene fills."""
 FAR_AWAY = 2.0
