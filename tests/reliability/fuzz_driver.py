@@ -50,7 +50,7 @@ class Tally:
         failures: What else happened: "ValueError at file:line" -> first seed.
         n_failures: How often.
         longest_s: Longest time for one input.
-        peak_mb: Largest resident memory of a child.
+        peak_mb: Largest resident memory of a child beyond what the process held that it was forked from.
         seconds: Wall time.
     """
 
@@ -90,10 +90,11 @@ def fuzz(reader: Reader, first: int, count: int, keep: Path | None = None) -> Ta
         at, end = first, first + count
         while at < end:
             shared[:] = (at, time.monotonic(), 0, 0, 0)
+            held_mb = _resident_mb()
             pid = os.fork()
             if pid == 0:
                 _child(reader, folder, originals, range(at, end), shared, notes)
-            verdict = _watch(pid, shared, tally)
+            verdict = _watch(pid, shared, tally, held_mb)
             at = int(shared[SEED]) + 1
             if verdict:
                 with notes.open("a", encoding="utf-8") as file:
@@ -170,7 +171,7 @@ def _child(
     os._exit(0)
 
 
-def _watch(pid: int, shared: np.ndarray, tally: Tally) -> str:
+def _watch(pid: int, shared: np.ndarray, tally: Tally, held_mb: float) -> str:
     """Wait for a child; "" when it came to its end, else what ended it."""
     is_late = False
     while True:
@@ -184,7 +185,7 @@ def _watch(pid: int, shared: np.ndarray, tally: Tally) -> str:
     tally.accepted += int(shared[ACCEPTED])
     tally.refused += int(shared[REFUSED])
     tally.longest_s = max(tally.longest_s, float(shared[LONGEST]))
-    tally.peak_mb = max(tally.peak_mb, usage.ru_maxrss / 1024)
+    tally.peak_mb = max(tally.peak_mb, usage.ru_maxrss / 1024 - held_mb)
     if is_late:
         tally.longest_s = max(tally.longest_s, SECONDS_PER_INPUT)
         return f"more than {SECONDS_PER_INPUT:g} s"
@@ -211,6 +212,10 @@ def replay(path: Path, folder: Path) -> str:
     reader.originals(folder)
     label, _, name = path.name.partition("--")
     return read_one(reader, folder, name.replace("+", "/"), path.read_bytes(), label.endswith("-sealed"))
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def _virtual_bytes() -> int:
