@@ -51,13 +51,13 @@ class SphereRenderer(RayRenderer):
     """The analytic scene; `seconds_per_pixel` slows it down as a field would, between checks of the token."""
 
     def __init__(self, seconds_per_pixel: float = 0.0, tint: float = 1.0, chunk: int = 2048) -> None:
-        super().__init__(self._render, background=(0.08, 0.08, 0.1), chunk=chunk)
+        super().__init__(self._shade, background=(0.08, 0.08, 0.1), chunk=chunk)
         self.seconds_per_pixel = seconds_per_pixel
         self.tint = tint
         self.n_cancelled = 0
         self.sizes: list[tuple[int, int]] = []
 
-    def _render(self, rays: Rays) -> RayOutputs:
+    def _shade(self, rays: Rays) -> RayOutputs:
         if self.seconds_per_pixel:
             time.sleep(self.seconds_per_pixel * len(rays))
         return shade_spheres(rays, self.tint)
