@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nerfstudio_ext import methods
 from nerfstudio_ext.cli import main
 
 SNAPSHOT = Path(__file__).with_name("error_messages.txt")
@@ -176,6 +177,12 @@ def snapshots() -> dict[str, str]:
     """Name -> line."""
     blocks = SNAPSHOT.read_text().split("\n\n") if SNAPSHOT.exists() else []
     return dict(block.strip().split("\n  ", 1) for block in blocks if block.strip())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _known_methods() -> None:
+    """Without the method that other tests make known."""
+    methods.known_methods().pop("tiny", None)
 
 
 @pytest.fixture(scope="module")
