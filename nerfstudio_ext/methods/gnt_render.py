@@ -29,9 +29,9 @@ RAYS_AT_A_TIME = 256
 """Rays per call: tokens of 64 samples then fit the caches, and a viewer can interrupt."""
 KEPT_MAPS = 64
 """Feature maps of so many pictures are kept; a frame needs about ten."""
-ENOUGH_VIEWS, ENOUGH_VIEWS_AROUND = 2, 5
-"""A point that fewer sources see is drawn less opaque; the second around a thing before its background: all sources
-look at the thing, so that what few of them see is air in front of it. Where a scene has no end it costs 1.5 dB."""
+ENOUGH_VIEWS, ENOUGH_SHARE_AROUND = 2, 0.5
+"""A point that fewer sources see is drawn less opaque; around a thing before its background, fewer than this share:
+all sources look at the thing, so that what few of them see is air in front of it. In open scenes it costs 1.5 dB."""
 NEAREST_SHARE, BOX_RADIUS = 0.25, 0.75
 """Of the distance to the scene's centre: where rays begin in an open scene. Of the box: what a bounded scene fills."""
 FAR_AWAY = 2.0
@@ -236,7 +236,8 @@ class GntRenderer:
     def _evaluate(self, rays: Rays, views: SourceViews, near_far: tuple[float, float]) -> RayOutputs:
         passes = pass_over(self.model, views, rays, near_far, self.sampling, self.options, code_scale=self.code_scale)
         depth = (passes.weights * passes.z).sum(-1)
-        enough = ENOUGH_VIEWS_AROUND if self.depth_range.is_bounded else ENOUGH_VIEWS
+        share = ENOUGH_SHARE_AROUND if self.depth_range.is_bounded else 0.0
+        enough = max(ENOUGH_VIEWS, round(share * len(views)))
         alpha = confidence(views, rays.rays_o + depth[:, None] * rays.rays_d, enough)
         return RayOutputs(passes.colors[-1].clamp(0, 1) * alpha[:, None], depth * alpha, alpha)
 
