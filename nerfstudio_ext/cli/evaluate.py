@@ -168,20 +168,13 @@ def scene_of_run(
     Raises:
         UserError: if the capture is gone or holds other photos.
     """
-    from ..scenes import load_scene
+    from .train import load_source
 
     path = capture or Path(source.path)
     if not path.exists():
         raise UserError("the capture of this run is not there", where=path, fix="Restore it, or name it with --capture")
-    scene = load_scene(
-        path,
-        downscale=source.downscale,
-        max_side=source.max_side,
-        split_every=source.split_every,
-        memory_budget=memory_budget,
-        scratch=scratch,
-        progress=progress,
-    )
+    here = dataclasses.replace(source, path=str(path))
+    scene = load_source(here, progress, memory_budget=memory_budget, scratch=scratch)
     if scene.meta.image_names != meta.image_names:
         raise UserError(
             f"the capture holds other photos than in training ({len(scene.meta.image_names)}, then "
