@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from nerfstudio_ext import kernels
 from tests.cli.tiny_capture import TINY_METHOD, write_capture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,8 +84,15 @@ def _fixed_seeds() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _starts_with_one_thread() -> None:
+    kernels.set_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _ends_with_one_thread() -> Iterator[None]:
+    """On a busy machine two threads wait for each other most of the time; and a fork of two threads hangs."""
+    yield
+    kernels.set_threads(1)
 
 
 @pytest.fixture(autouse=True)

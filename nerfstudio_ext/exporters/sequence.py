@@ -63,6 +63,8 @@ class FrameFolder:
         elif overwrite:
             self._clear(earlier, taken)
         elif earlier is not None or taken:
+            if is_ours:
+                self._tidy()  # a kill may have come between the last hash and this
             what = "an export is already there" if earlier is not None else f"'{taken[0]}' is already there"
             raise UserError(what, where=self.folder, fix="Choose another name or allow overwriting")
         self._noted = {name: digest for name, digest in self._noted.items() if digest_of(self.folder / name) == digest}
@@ -120,8 +122,7 @@ class FrameFolder:
             # Another shard may have ended between the two looks, and has taken the journals away.
             return [] if is_done else left
         self._write_manifest({"finished": True, "sha256": {name: noted[name] for name in wanted}})
-        for journal in (*self.folder.glob(JOURNALS), *self.folder.glob(f".{MANIFEST}.*.part")):
-            journal.unlink(missing_ok=True)
+        self._tidy()
         return []
 
     def paths(self, output: OutputName, indices: Iterable[int] | None = None) -> list[Path]:
@@ -130,8 +131,16 @@ class FrameFolder:
         return [self.folder / names[i] for i in (range(len(names)) if indices is None else indices)]
 
     def remove(self) -> None:
-        """Delete the whole folder (work folders of films only)."""
+        """Delete the whole folder (work folders of films only), the notes last, so that a kill loses none of them."""
+        for group in [path for path in self.folder.glob("*") if path.is_dir()]:
+            shutil.rmtree(group, ignore_errors=True)
+        for file in (file for names in self.files.values() for file in names):
+            (self.folder / file).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _tidy(self) -> None:
+        for file in (*self.folder.glob(JOURNALS), *self.folder.glob(f".{MANIFEST}.*.part")):
+            file.unlink(missing_ok=True)
 
     def _write_manifest(self, state: dict[str, object]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,15 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
 
 from nerfstudio_ext.cameras import Camera
+from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.exporters import FrameOptions, write_frames
-from nerfstudio_ext.exporters.sequence import noted_files
+from nerfstudio_ext.exporters.sequence import noted_files, read_manifest
 from nerfstudio_ext.renderer import CancelToken, Frame, RayRenderer
 
 from .ball import ball, turn
@@ -43,8 +45,26 @@ def start(output: Path, n_frames: int) -> int:
     try:
         write_frames(SlowRenderer(ball), turn(n_frames), output, OPTIONS)
         code = 0
+    except UserError as error:
+        # A kill may come when all is written, before the process has ended: then nothing is left to do.
+        print(error.line, file=sys.stderr, flush=True)
+        code = 0 if is_finished(output) else 1
+    except BaseException:  # noqa: BLE001 - a fork must not climb back into the loop
+        traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def is_finished(output: Path) -> bool:
+    """Whether an export lies there whole."""
+    if output.suffix:
+        return output.is_file() and not work_folder(output).exists()
+    return (read_manifest(output) or {}).get("finished") is True
+
+
+def work_folder(output: Path) -> Path:
+    """Where the frames are noted while an export is made."""
+    return output.with_name(output.name + ".partial") if output.suffix else output
 
 
 def wait_for(work: Path, child: int, wanted: int) -> None:
@@ -65,7 +85,7 @@ def main(folder: str, suffix: str, kills: str, frames: str, seed: str) -> int:
     """Kill `kills` times, then wait for one undisturbed run."""
     torch.set_num_threads(1)
     output, generator = Path(folder) / f"film{suffix}", random.Random(int(seed))
-    work = output.with_name(output.name + ".partial") if suffix else output
+    work = work_folder(output)
     n_all, n_killed, n_while_encoding = len(OPTIONS.outputs) * int(frames), 0, 0
     for _ in range(int(kills)):
         child = start(output, int(frames))

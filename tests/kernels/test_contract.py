@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,14 +34,6 @@ def _pairs(ops: list[str]) -> list[object]:
 
 every_pair = pytest.mark.parametrize(("op", "backend"), _pairs(list(CASES)))
 sample_pair = pytest.mark.parametrize(("op", "backend"), _pairs(list(SAMPLE_CASES)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    kernels.set_threads(1)
-    yield
-    kernels.set_threads(threads)
 
 
 def _generator() -> torch.Generator:

@@ -182,13 +182,9 @@ def test_table_lists_everything_with_reasons() -> None:
 
 
 def test_set_threads() -> None:
-    before = torch.get_num_threads()
-    try:
-        kernels.set_threads(2)
-        assert torch.get_num_threads() == 2
-        kernels.set_threads(10_000)  # more than numba was started with: it takes what it has
-    finally:
-        kernels.set_threads(before)
+    kernels.set_threads(2)
+    assert torch.get_num_threads() == 2
+    kernels.set_threads(10_000)  # more than numba was started with: it takes what it has
     with pytest.raises(UserError, match="0 threads"):
         kernels.set_threads(0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -22,14 +21,6 @@ OPTIONS = StepOptions(MARCHING, stop_transmittance=1e-3)
 SHIFTS = ("t", "x", "features", "raw", "rgb")
 each_backend = pytest.mark.parametrize("backend", runnable("disturbed_loss"))
 each_fast = pytest.mark.parametrize("backend", sorted({*runnable("disturbed_loss")} - {"reference"}))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    kernels.set_threads(1)
-    yield
-    kernels.set_threads(threads)
 
 
 @dataclass(frozen=True)

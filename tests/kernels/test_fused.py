@@ -10,7 +10,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -173,14 +172,6 @@ def check_step(scene: Scene, backend: str, options: StepOptions) -> Found:
         error = relative_error(found.gradients[name], truth.gradients[name])
         assert error <= bound_of("field_step", "gradients", backend), f"gradient of {name} is off by {error:.2e}"
     return found
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    kernels.set_threads(1)
-    yield
-    kernels.set_threads(threads)
 
 
 @pytest.mark.parametrize(

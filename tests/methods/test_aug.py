@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfstudio_ext import kernels
 from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.methods.aug import Aug
 from nerfstudio_ext.methods.aug_balls import Ball, ascend, random_start, weight_disturbance
@@ -31,12 +30,6 @@ CONFIGS = {
     "official": AugConfig(mode="official", mlp=MLP, keys=ALL, step_sizes="0.001"),
 }
 each_field = pytest.mark.parametrize("name", ["mlp", "hash"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Small batches gain nothing from a second thread, and on a busy machine waiting for it takes most of the time."""
-    kernels.set_threads(1)
 
 
 def train(method: Method, steps: int, seed: int = 0) -> Method:

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 
-from nerfstudio_ext import kernels
 from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.methods.aug import Aug
 from nerfstudio_ext.methods.aug_cameras import LOOKS, MOVE_UNIT, CameraCorrections
@@ -23,11 +22,6 @@ META = make_meta(n_cameras=18)
 HASH = NgpConfig(n_levels=6, log2_table=13, finest_resolution=128, hidden=16, color_hidden=16, grid_size=32,
                  samples_per_batch=4096, steps_per_unit=64, coarse_steps=0)  # fmt: skip
 CONFIG = AugConfig(field="hash", hash=HASH, correct_poses=2.0, adversary_from=100, adversary_every=1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    kernels.set_threads(1)
 
 
 def shaken(radius: float = 1.0) -> CameraCorrections:

@@ -80,7 +80,6 @@ def test_two_threads_give_the_gradient_of_one():
         method = Ngp(CONFIG, meta, seed=0)
         method.train_step(sampler.rays(batch), batch, 0)["color"].backward()
         gradients.append([p.grad for p in method.parameters()])
-    kernels.set_threads(1)
     for one, two in zip(*gradients, strict=True):
         assert (one - two).abs().max() <= 1e-5 * one.abs().max()
 

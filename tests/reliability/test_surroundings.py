@@ -11,13 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from nerfstudio_ext import kernels
 from nerfstudio_ext.cli import console
 from nerfstudio_ext.cli.console import Output
 from nerfstudio_ext.cli.viewer_links import viewer_secret
@@ -38,15 +35,6 @@ def weights_below(folder: Path) -> bytes:
     """The weights of the one run below a folder."""
     (found,) = folder.glob("*/ngp/*/checkpoints/step-*/weights.safetensors")
     return found.read_bytes()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the other processes have: two threads' sums differ in their last bits."""
-    threads = torch.get_num_threads()
-    kernels.set_threads(1)
-    yield
-    kernels.set_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerfstudio_ext import kernels, methods
+from nerfstudio_ext import methods
 from nerfstudio_ext.methods.aug_settings import AugConfig
 from nerfstudio_ext.methods.ngp import NgpConfig
 from nerfstudio_ext.scenes.images import ImageStore
@@ -24,11 +24,6 @@ HASH = NgpConfig(n_levels=4, log2_table=12, finest_resolution=64, hidden=16, col
                  samples_per_batch=1024, steps_per_unit=64, backend="reference")  # fmt: skip
 METHOD = AugConfig(field="hash", hash=HASH, keys="points,raw,rgb", adversary_from=1, adversary_every=2)
 META = make_meta(n_cameras=14, size=16)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    kernels.set_threads(1)
 
 
 def state_after(scene: Scene, folder: Path, steps: int, resume_from: int | None = None) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +59,8 @@ def curve(run: Run) -> list[dict[str, float]]:
 
 
 @pytest.fixture(params=[1, 2])
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+def _threads(request: pytest.FixtureRequest) -> None:
     kernels.set_threads(request.param)
-    yield
-    kernels.set_threads(1)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nerfstudio_ext import kernels
 from nerfstudio_ext.cli import main
 from nerfstudio_ext.progress import SilentProgress
 from nerfstudio_ext.rays import RayOutputs, Rays
@@ -23,11 +22,6 @@ METHODS = {
     "aug-hash": ["aug", "--field", "hash", *TINY_METHOD],
     "aug-mlp": ["aug", *MLP],
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    kernels.set_threads(1)
 
 
 @pytest.fixture(scope="module")

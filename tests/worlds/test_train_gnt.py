@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
-from nerfstudio_ext import kernels
 from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.fields.epipolar import project
 from nerfstudio_ext.fields.gnt_weights import load_gnt, save_gnt
@@ -25,14 +23,6 @@ TINY = GntTraining(
     steps=6, depth=2, width=16, feature_width=8, n_rays=24, n_samples=8, n_views=4, side=32, views_per_scene=8, pool=2,
     steps_per_scene=2, steps_per_save=3, steps_per_check=3, validation_scenes=1, max_side=64,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    kernels.set_threads(1)
-    yield
-    kernels.set_threads(threads)
 
 
 @pytest.mark.slow
