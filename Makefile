@@ -19,6 +19,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 INSTALL = $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt $(PIP_ARGS)
 # Tests run on one thread: their results and times then do not depend on the machine's load.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# Two files of tests at a time, each on one thread; ARGS="-n 0" runs them one after the other.
+AT_ONCE = -n 2 --dist loadfile
 
 .PHONY: venv venv-dev demo test test-fast fuzz bench lint wheel-check clean
 
@@ -51,11 +53,11 @@ lint: venv-dev
 	$(BIN)/mypy
 
 test: lint wheel-check
-	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest $(AT_ONCE) $(ARGS)
 
 test-fast: venv-dev
 	$(BIN)/ruff check .
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not browser" $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not browser" $(ARGS)
 
 fuzz: venv-dev
 	$(TEST_ENV) $(BIN)/python -m tests.reliability.fuzz_driver $(ARGS)

@@ -132,6 +132,14 @@ class HasBackdrop(Protocol):
         """The same scene before another colour, 0..1."""
 
 
+@runtime_checkable
+class HasDraft(Protocol):
+    """A method, or a snapshot of one, that can evaluate rays faster and less well, for pictures of a moving camera."""
+
+    def draft(self, rays: Rays) -> RayOutputs:
+        """As `render_rays`, in much less time."""
+
+
 class RayRenderer:
     """A `Renderer` over any function from rays to outputs, in chunks, cancellable between chunks.
 
@@ -142,6 +150,7 @@ class RayRenderer:
         version: Version of the weights behind `render_rays`.
         device: Where the rays go.
         layers: What else can be shown, by name.
+        draft: A faster and less exact `render_rays`, if there is one.
     """
 
     def __init__(
@@ -152,8 +161,10 @@ class RayRenderer:
         version: int = 0,
         device: torch.device | str = "cpu",
         layers: Mapping[str, RayLayer] | None = None,
+        draft: RenderRays | None = None,
     ) -> None:
         self.render_rays = render_rays
+        self.draft = draft
         self.background = background
         self.version = version
         self.device = torch.device(device)
@@ -175,7 +186,14 @@ class RayRenderer:
 
     def on_background(self, background: tuple[float, float, float]) -> RayRenderer:
         """The same scene before another colour."""
-        return RayRenderer(self.render_rays, background, self.chunk, self.version, self.device, self._layers)
+        return self._with(self.render_rays, background)
+
+    def drafted(self) -> RayRenderer:
+        """The same scene rendered faster and less well; itself where there is no such way."""
+        return self if self.draft is None else self._with(self.draft, self.background)
+
+    def _with(self, render_rays: RenderRays, background: tuple[float, float, float]) -> RayRenderer:
+        return RayRenderer(render_rays, background, self.chunk, self.version, self.device, self._layers)
 
     def render(self, camera: Camera, *, cancel: CancelToken | None = None) -> Frame:
         """Render one picture; see `Renderer.render`. Where memory runs out, from then on with fewer rays at once.

@@ -116,12 +116,13 @@ class Gnt(nn.Module):
 
     def render_rays(self, rays: Rays) -> RayOutputs:
         """Evaluate rays with the present weights."""
-        # Weights may also change from outside between calls; the versions of the tensors tell.
-        if self._renderer is None or self._versions() != self._rendered_versions:
-            self._renderer, self._rendered_versions = self._make_renderer(self.model), self._versions()
-        return self._renderer(rays)
+        return self._present_renderer()(rays)
 
     rays_at_a_time(RAYS_AT_A_TIME)(render_rays)
+
+    def draft(self, rays: Rays) -> RayOutputs:
+        """See `HasDraft`."""
+        return self._present_renderer().draft(rays)
 
     def snapshot(self) -> Callable[[Rays], RayOutputs]:
         """`render_rays` over a copy of the weights."""
@@ -181,6 +182,12 @@ class Gnt(nn.Module):
     def renderer(self, photos: Photos | None = None) -> GntRenderer:
         """What `render_rays` evaluates with, over the weights as they are now; other photos may be its sources."""
         return self._make_renderer(self.model, photos)
+
+    def _present_renderer(self) -> GntRenderer:
+        # Weights may also change from outside between calls; the versions of the tensors tell.
+        if self._renderer is None or self._versions() != self._rendered_versions:
+            self._renderer, self._rendered_versions = self._make_renderer(self.model), self._versions()
+        return self._renderer
 
     def _make_renderer(self, model: nn.Module, photos: Photos | None = None) -> GntRenderer:
         config = self.config

@@ -38,7 +38,7 @@ def make_preview(scene: Scene, config: GntConfig = PREVIEW) -> Preview:
     """
     gnt = Gnt(config, scene.meta, seed=0)
     gnt.take_photos(scene)
-    return Preview(RayRenderer(gnt.render_rays, scene.meta.background), _judge(gnt))
+    return Preview(RayRenderer(gnt.render_rays, scene.meta.background, draft=gnt.draft), _judge(gnt))
 
 
 def _judge(gnt: Gnt) -> float:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,8 @@ from .gnt_views import Nearness, nearest_views
 logger = logging.getLogger(__name__)
 RAYS_AT_A_TIME = 256
 """Rays per call: tokens of 64 samples then fit the caches, and a viewer can interrupt."""
+DRAFT_SAMPLES, DRAFT_VIEWS = 32, 5
+"""Samples and sources of a picture for a moving camera: a quarter of the time."""
 KEPT_MAPS = 64
 """Feature maps of so many pictures are kept; a frame needs about ten."""
 ENOUGH_VIEWS, ENOUGH_SHARE_AROUND = 2, 0.5
@@ -218,6 +220,7 @@ class GntRenderer:
         self._centres = photos.centres.float()
         self._spread = float((self._centres - self._centres.mean(0)).norm(dim=-1).mean())
         self._has_warned = False
+        self._draft: GntRenderer | None = None
 
     @torch.no_grad()
     def __call__(self, rays: Rays) -> RayOutputs:
@@ -232,6 +235,20 @@ class GntRenderer:
                 assert outputs.alpha is not None and found.alpha is not None
                 outputs.rgb[part], outputs.depth[part], outputs.alpha[part] = found.rgb, found.depth, found.alpha
         return outputs
+
+    def draft(self, rays: Rays) -> RayOutputs:
+        """The same with fewer samples and sources."""
+        if self._draft is None:
+            few = self.sampling
+            few = replace(
+                few, n_samples=min(few.n_samples, DRAFT_SAMPLES), n_more=0, n_views=min(few.n_views, DRAFT_VIEWS)
+            )
+            self._draft = GntRenderer(
+                self.model, self.photos, self.depth_range, few,
+                code_scale=self.code_scale, dtype=self.options.dtype, backend=self.options.backend,
+            )  # fmt: skip
+            self._draft._maps = self._maps
+        return self._draft(rays)
 
     def _evaluate(self, rays: Rays, views: SourceViews, near_far: tuple[float, float]) -> RayOutputs:
         passes = pass_over(self.model, views, rays, near_far, self.sampling, self.options, code_scale=self.code_scale)

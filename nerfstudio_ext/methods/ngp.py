@@ -113,11 +113,6 @@ class StepInputs:
     background: Tensor
     options: StepOptions
 
-    def part(self, which: slice) -> StepInputs:
-        """Some rays of the batch."""
-        parts = (self.rays[which], self.jitter[which], self.target[which], self.background[which])
-        return StepInputs(*parts, self.options)
-
 
 class Ngp(nn.Module):
     """A `Method`: trains and renders the fast field; see `methods.protocol`.
@@ -176,7 +171,7 @@ class Ngp(nn.Module):
             self._space = kernels.make_space(self.field.table.device)
         share, n_rays, room = self._share, len(given.rays), 2 * self.config.samples_per_batch
         if share is not None:
-            given, room = given.part(share.part(n_rays)), share.n_at_most(room)
+            n_rays, room = self.n_rays, share.n_at_most(room)
         result = kernels.field_step(
             self.field.tensors(), given.rays, given.jitter, given.target, given.background, self.occupancy.occupancy(),
             given.options, room, self._space, backend=self.config.backend,
@@ -193,11 +188,16 @@ class Ngp(nn.Module):
 
     def inputs(self, rays: Rays, batch: PixelBatch, step: int) -> StepInputs:
         """Draw what is random about a batch: colours behind the rays, and where on them sampling begins."""
-        background = self._backgrounds(len(rays), batch)
+        n_rays, part = len(rays), slice(None)
+        if self._share is not None:
+            n_rays = self.n_rays
+            part = self._share.part(n_rays)
+        # Drawn on the CPU wherever the batch is: a run then goes on alike on either device.
+        background = _backgrounds(self.config.background, n_rays, self.generator)[part].to(rays.rays_o.device)
         target = batch.rgb
         if batch.alpha is not None:
             target = background + batch.alpha[:, None] * (target - background)
-        jitter = torch.rand(len(rays), generator=self.generator).to(rays.rays_o.device)
+        jitter = torch.rand(n_rays, generator=self.generator)[part].to(rays.rays_o.device)
         return StepInputs(self.clipped(rays), jitter, target, background, self._options_at(step))
 
     def after_step(self, step: int) -> None:
@@ -298,13 +298,6 @@ class Ngp(nn.Module):
         t_min = torch.maximum(rays.t_min, t_near).clamp_min(self.marching.near)
         return Rays(rays.rays_o, rays.rays_d, t_min, torch.minimum(rays.t_max, t_far))
 
-    def _backgrounds(self, n_rays: int, batch: PixelBatch) -> Tensor:
-        kind = self.config.background
-        if kind in ("white", "black"):
-            return torch.full((n_rays, 3), float(kind == "white"), device=batch.rgb.device)
-        # Drawn on the CPU wherever the batch is: a run then goes on alike on either device.
-        return torch.rand(n_rays, 3, generator=self.generator).to(batch.rgb.device)
-
     def plan_next(self, n_marched: int, n_seen: int, n_dropped: int, n_rays: int) -> None:
         """Choose the size of the next batch from the samples of this one."""
         seen = max(n_seen, 1) / max(n_rays - n_dropped, 1)
@@ -319,6 +312,13 @@ class Ngp(nn.Module):
             "seen_per_ray": seen,
             "dropped_rays": float(n_dropped),
         }
+
+
+def _backgrounds(kind: str, n_rays: int, generator: torch.Generator) -> Tensor:
+    """The colour behind each ray of a batch."""
+    if kind in ("white", "black"):
+        return torch.full((n_rays, 3), float(kind == "white"))
+    return torch.rand(n_rays, 3, generator=generator)
 
 
 def _mean_distance(meta: SceneMeta) -> float:

@@ -114,6 +114,14 @@ class Batches(Protocol):
 
 
 @runtime_checkable
+class CanDivide(Protocol):
+    """Batches that can be had in parts: all processes draw the same, each looks up the pixels of its part only."""
+
+    def next_part(self, n_rays: int, part: slice) -> PixelBatch:
+        """Those of the next `n_rays` pixels that the part names."""
+
+
+@runtime_checkable
 class HasBatches(Protocol):
     """A method that wants its training pixels in an order of its own, not evenly from all photos."""
 
@@ -145,8 +153,8 @@ class Share(Protocol):
 class CanShare(Protocol):
     """A method that several processes can train together.
 
-    `train_step` then draws for the whole batch, computes the mean losses of its part of it, and returns those; state
-    and size of the next batch stay the same in all processes.
+    `train_step` then gets this process's part of the `n_rays` pixels, draws random numbers for all of them, and returns
+    the mean losses of the part; state and size of the next batch stay the same in all processes.
     """
 
     def take_share(self, share: Share) -> None:

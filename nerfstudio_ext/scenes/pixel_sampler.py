@@ -74,7 +74,11 @@ class PixelSampler:
 
     def next(self, n_rays: int) -> PixelBatch:
         """Draw the next `n_rays` pixels."""
-        drawn = torch.randint(self._pool.n_pixels, (n_rays,), generator=self._generator)
+        return self.next_part(n_rays, slice(None))
+
+    def next_part(self, n_rays: int, part: slice) -> PixelBatch:
+        """Draw the next `n_rays` pixels, and look up those of a part of them."""
+        drawn = torch.randint(self._pool.n_pixels, (n_rays,), generator=self._generator)[part]
         cam_ids, flat = self._pool.locate(drawn)
         widths = self._pool.widths(cam_ids)
         v = _floor_divide(flat, widths)

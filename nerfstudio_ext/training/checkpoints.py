@@ -341,7 +341,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove our files of a checkpoint folder, the manifest first, so that a half-removed one is never valid."""
+    """Remove our files of a checkpoint folder; a kill meanwhile leaves nothing that looks like a checkpoint."""
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    try:
+        if _NAME.fullmatch(folder.name) and {path.name for path in folder.iterdir()} <= {MANIFEST, TRAINER, WEIGHTS}:
+            folder = folder.rename(temporary)
+    except OSError:
+        pass  # missing, or a name that is taken: then where it lies
     for name in (MANIFEST, TRAINER, WEIGHTS):
         try:
             (folder / name).unlink(missing_ok=True)

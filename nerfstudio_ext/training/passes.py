@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..memory import HALVINGS, is_out_of_memory, release_memory
-from ..methods.protocol import Batches, Method
+from ..methods.protocol import Batches, CanDivide, Method, Share
 from ..rays import Rays
 from ..scenes.pixel_sampler import PixelBatch
 from .tensor_checks import all_finite
@@ -80,9 +80,12 @@ class Parts:
         self._tell(f"out of memory: batches now go through in {self.n} parts; their size stays, steps take longer")
 
 
-def draw(sampler: Batches, n_rays: int, device: torch.device) -> tuple[Rays, PixelBatch]:
-    """The next batch and its rays, on a device."""
-    batch = sampler.next(n_rays)
+def draw(sampler: Batches, n_rays: int, device: torch.device, share: Share | None = None) -> tuple[Rays, PixelBatch]:
+    """The next batch and its rays, on a device; of several processes each gets its share."""
+    if share is not None and isinstance(sampler, CanDivide):
+        batch = sampler.next_part(n_rays, share.part(n_rays))
+    else:
+        batch = sampler.next(n_rays)
     rays = sampler.rays(batch)
     return (rays, batch) if device.type == "cpu" else (rays.to(device), batch.to(device))
 

@@ -19,7 +19,7 @@ from .. import __version__, methods
 from ..errors import UserError
 from ..methods.config_json import changed_settings
 from ..methods.protocol import Method
-from ..renderer import HasLayers, RayRenderer
+from ..renderer import HasDraft, HasLayers, RayRenderer
 from ..scenes.model import SceneMeta
 from ..scenes.scene_json import read_scene_json, write_scene_json
 from ..strict_json import read_json
@@ -201,7 +201,12 @@ class OpenedRun:
         device = next(iter(self.method.parameters())).device
         layers = self.method.layers() if isinstance(self.method, HasLayers) else None
         return RayRenderer(
-            self.method.render_rays, self.meta.background, version=self.step, device=device, layers=layers
+            self.method.render_rays,
+            self.meta.background,
+            version=self.step,
+            device=device,
+            layers=layers,
+            draft=self.method.draft if isinstance(self.method, HasDraft) else None,
         )
 
 

@@ -97,7 +97,8 @@ class Stepper:
         """
         if self.team is not None and self.team.is_leading:
             self._tell(self.team, Order("step", number, progress, self.user_rate))
-        rays, batch = draw(self.sampler, self.method.n_rays, self._device)
+        n_rays = self.method.n_rays
+        rays, batch = draw(self.sampler, n_rays, self._device, self.team)
         done = self._pass(rays, batch, number)
         values: dict[str, float] = {}
         if done.is_usable:
@@ -113,7 +114,7 @@ class Stepper:
             self._reject(number, done.loss)
         self._forget()
         self.method.after_step(number)
-        return values, len(rays)
+        return values, len(rays) if self.team is None else n_rays
 
     def warm_up(self, number: int) -> None:
         """Compile what the first step needs, by doing it once and taking it back."""
@@ -122,7 +123,7 @@ class Stepper:
         if isinstance(self.method, CanWarmUp):
             self.method.warm_up()
         before = self.capture()
-        rays, batch = draw(self.sampler, self.method.n_rays, self._device)
+        rays, batch = draw(self.sampler, self.method.n_rays, self._device, self.team)
         self._parts.fitting(batch, partial(accumulate, self.method, rays, batch, number), self._forget)
         self._forget()
         n_parts = self._parts.n  # what memory holds is the one thing that is learned here
@@ -182,12 +183,11 @@ class Stepper:
         judge, team = self.guard.judge_loss, self.team
         if team is None:
             return self._parts.fitting(batch, partial(one_pass, self.method, rays, batch, number, judge), self._forget)
+        weights = team.weights(self.method.n_rays)  # before the method plans the next batch
         losses, total = forward(self.method, rays, batch, number)
         own = {name: float(value.detach()) for name, value in losses.items()}
-        weights = team.weights(len(rays))
         if total.requires_grad:
-            # Before the loss of all is known, so that one meeting tells the loss and that all gradients are there.
-            total.backward()
+            total.backward()  # already here, so that one meeting tells the loss and that all gradients are there
             self._gradient_mean.put(weights)
         loss, found = self._means(team, weights[team.index], float(total.detach()), own)
         if not total.requires_grad or not judge(loss):
@@ -237,7 +237,6 @@ class Stepper:
 
     def _means(self, team: Team, weight: float, loss: float, found: dict[str, float]) -> tuple[float, dict[str, float]]:
         """The loss of the whole batch, and its parts."""
-        own = [weight * value for value in (loss, *found.values())]
-        n_stops, mean, *means = team.sum([float(team.wishes_to_stop), *own])
+        n_stops, mean, *means = team.sum([team.wishes_to_stop, *(weight * value for value in (loss, *found.values()))])
         self.is_asked_to_stop = n_stops > 0
         return mean, dict(zip(found, means, strict=True))

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from .. import kernels
 from ..methods.protocol import Method
 from ..progress import Progress, TrainRequest, TrainStatus
-from ..renderer import HasLayers, RayRenderer, Renderer
+from ..renderer import HasDraft, HasLayers, RayRenderer, Renderer
 
 logger = logging.getLogger(__name__)
 _PUBLISH_S, _STATUS_S = 0.25, 0.25
@@ -152,12 +152,14 @@ class WatcherLink:
 
     def _publish(self, status: TrainStatus) -> None:
         assert self._watcher is not None
+        render_rays = self._method.snapshot()
         snapshot = RayRenderer(
-            self._method.snapshot(),
+            render_rays,
             self._background,
             version=status.step,
             device=next(iter(self._method.parameters())).device,
             layers=self._method.layers() if isinstance(self._method, HasLayers) else None,
+            draft=render_rays.draft if isinstance(render_rays, HasDraft) else None,
         )
         self._watcher.publish(snapshot, status)
         now = time.monotonic()

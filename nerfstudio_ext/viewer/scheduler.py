@@ -278,7 +278,7 @@ class Scheduler:
     def _render(self, sources: dict[str, Renderer], job: Job, token: CancelToken, n_threads: int) -> Shot | None:
         try:
             self._use_threads(n_threads)
-            shot = take(sources, job.newest.view, job.long_side, token)
+            shot = take(sources, job.newest.view, job.long_side, token, is_moving=job.urgency is Urgency.NEW)
         except Cancelled:
             return None
         except Exception as error:  # noqa: BLE001 - supervising loop: whatever a renderer raises, training goes on

@@ -56,7 +56,10 @@ class Shot:
     canvas: tuple[int, int]
 
 
-def take(sources: Mapping[str, Renderer], view: View, long_side: int, cancel: CancelToken | None = None) -> Shot:
+def take(
+    sources: Mapping[str, Renderer], view: View, long_side: int, cancel: CancelToken | None = None, *,
+    is_moving: bool = False,
+) -> Shot:  # fmt: skip
     """Render what a view shows.
 
     A wipe between two renderers costs as much as one picture: each renders its own half. Two outputs of one renderer
@@ -67,9 +70,13 @@ def take(sources: Mapping[str, Renderer], view: View, long_side: int, cancel: Ca
         view: What to show.
         long_side: Longer side of the picture, pixels.
         cancel: Stops the work.
+        is_moving: The camera moves: renderers that can take less care take less time.
     Raises:
         Cancelled: when `cancel` was set.
     """
+    if is_moving:
+        drafts = ((name, s.drafted() if isinstance(s, RayRenderer) else s) for name, s in sources.items())
+        sources = dict(drafts)
     look, canvas = view.look, view.size(long_side)
     camera = view.camera(long_side) if look.pose is None else fitted(look.pose.camera, *canvas)
     compare = look.compare

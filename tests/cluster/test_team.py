@@ -225,12 +225,13 @@ def test_gradients_of_the_parts_make_up_that_of_the_batch(backend: str, count: i
     def gradients(index: int | None, sums: list[float]) -> dict[str, Tensor]:
         method = methods.build(dataclasses.replace(METHOD, backend=backend), scene.meta, seed=5)
         assert isinstance(method, Ngp)
+        method.n_rays = 301  # no part is as large as another
+        part = slice(0, 301) if index is None else _Part(index, count, []).part(301)
         if index is not None:
             method.take_share(_Part(index, count, sums))
         sampler = PixelSampler(scene, scene.meta.split.train, 5)
-        batch = sampler.next(301)  # no part is as large as another
+        batch = sampler.next_part(301, part)
         losses = method.train_step(sampler.rays(batch), batch, 20)
-        part = slice(0, 301) if index is None else _Part(index, count, []).part(301)
         (losses["color"] * ((part.stop - part.start) / 301)).backward()
         return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
 

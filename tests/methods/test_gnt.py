@@ -19,10 +19,11 @@ from nerfstudio_ext.methods import gnt_views
 from nerfstudio_ext.methods.gnt import Gnt
 from nerfstudio_ext.methods.gnt_config import SHIPPED, GntConfig
 from nerfstudio_ext.methods.gnt_photos import photos_from_tensors, photos_of_scene
-from nerfstudio_ext.methods.gnt_render import views_of
+from nerfstudio_ext.methods.gnt_render import DRAFT_SAMPLES, DRAFT_VIEWS, views_of
 from nerfstudio_ext.methods.marked import Marked, MarkedConfig, marked_over
 from nerfstudio_ext.methods.protocol import NeedsPhotos
 from nerfstudio_ext.rays import Rays
+from nerfstudio_ext.renderer import HasDraft
 from nerfstudio_ext.scenes.images import ImageStore
 from nerfstudio_ext.scenes.model import Scene, SceneFrame, Split
 from nerfstudio_ext.training.checkpoints import save_checkpoint
@@ -123,6 +124,21 @@ def test_rays_from_two_places_use_the_sources_of_each():
     together = gnt.render_rays(both)
     assert torch.allclose(together.rgb[:100], gnt.render_rays(a).rgb, atol=1e-5)
     assert torch.allclose(together.rgb[100:], gnt.render_rays(b).rgb, atol=1e-5)
+
+
+def test_a_draft_shows_the_same_with_fewer_samples_and_sources():
+    config = dataclasses.replace(TINY, n_views=8, n_samples_render=48, half_precision=False)
+    gnt, scene = make_gnt(config)
+    rays = scene.meta.training_cameras()[2].rays()
+    few, _ = make_gnt(dataclasses.replace(config, n_views=DRAFT_VIEWS, n_samples_render=DRAFT_SAMPLES))
+    few.load_state_dict(gnt.state_dict())
+    whole, draft = gnt.render_rays(rays), gnt.draft(rays)
+    assert not torch.equal(whole.rgb, draft.rgb)
+    assert torch.equal(draft.rgb, few.render_rays(rays).rgb) and torch.equal(draft.depth, few.render_rays(rays).depth)
+    assert torch.equal(gnt.render_rays(rays).rgb, whole.rgb), "a draft leaves nothing behind"
+    assert isinstance(gnt.snapshot(), HasDraft) and torch.equal(gnt.snapshot().draft(rays).rgb, draft.rgb)
+    steps(gnt, scene, 1)
+    assert not torch.equal(gnt.draft(rays).rgb, draft.rgb), "it has the present weights"
 
 
 def test_a_second_pass_changes_the_samples():

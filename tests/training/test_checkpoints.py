@@ -197,6 +197,29 @@ def test_pruning_keeps_the_newest_intact_and_all_that_is_not_ours(tmp_path: Path
     assert manifest.read_text() == "broken"
 
 
+@pytest.mark.parametrize("n_removed", [0, 1, 2, 3])
+def test_a_kill_while_pruning_leaves_nothing_that_looks_damaged(
+    tmp_path: Path, n_removed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (100, 200):
+        saved(tmp_path, step)
+    unlink, removed = Path.unlink, []
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if len(removed) == n_removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        patch.setattr(Path, "rmdir", killed)
+        ck.prune_checkpoints(tmp_path, 1)
+    assert [step for step, _ in ck.list_checkpoints(tmp_path)] == [200]
+    assert ck.remove_leftovers(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000200"]
+
+
 def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path: Path) -> None:
     saved(tmp_path, 100)
     ours = tmp_path / ".tmp-step-0000200-4242"

@@ -207,3 +207,18 @@ def test_another_run_is_seen_in_the_frame_of_this_one() -> None:
     cropped = renderer.cropped(box).render(camera)
     assert 0 < (cropped.alpha > 0).sum() < (expected.alpha > 0).sum()
     assert moved(SOURCES[MAIN], own, own) is SOURCES[MAIN]
+
+
+def test_a_moving_camera_gets_the_draft_with_the_same_cuts_and_ground() -> None:
+    """A standing one never does: what stays on the page is what exports show."""
+    sources = {
+        MAIN: RayRenderer(bounded, (0.08, 0.08, 0.1), draft=lambda rays: bounded(rays, 0.5)),
+        "dim": layered(0.5),
+    }
+    for look in (Look(), Look(backdrop="white"), Look(crop=Crop(center=(0.0, 0.0, 0.0), size=(1.0, 1.0, 1.0)))):
+        seen = view(look)
+        moving = take(sources, seen, 96, is_moving=True).left.frame
+        drafted = take(sources, view(dataclasses.replace(look, side=Side("dim"))), 96, is_moving=True).left.frame
+        assert torch.equal(moving.rgb, drafted.rgb)
+        assert not torch.equal(take(sources, seen, 96).left.frame.rgb, moving.rgb)
+        assert torch.equal(take(sources, seen, 96).left.frame.depth, moving.depth)
