@@ -15,6 +15,7 @@ from ..rays import Rays
 from ..scenes.pixel_sampler import PixelBatch
 from .gradients import gradient_mean
 from .guard import EXPLODED_RMS, STEPS_PER_LOOK, StepGuard, Verdict
+from .method_adam import MethodAdam
 from .passes import Parts, Pass, accumulate, draw, forward, one_pass
 from .runs import load_weights
 from .team import Order, Team
@@ -23,9 +24,6 @@ from .train_state import (
     TrainState,
     below_prefix,
     copied,
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
     to_scalar,
     with_prefix,
 )
@@ -63,13 +61,12 @@ class Stepper:
         team: Team | None = None,
     ) -> None:
         self.method, self.sampler, self.guard = method, sampler, guard
-        self.groups = method.param_groups()
-        self.optimizer = make_optimizer(self.groups)
-        self._parameters = [p for group in self.groups for p in group.params]
+        groups = method.param_groups()
+        self.optimizer = MethodAdam(groups)
+        self._parameters = [p for group in groups for p in group.params]
         self._device = self._parameters[0].device
         self._max_rollbacks = max_rollbacks
         self._on_rollback = on_rollback
-        self._peak_rate = max(group.lr for group in self.groups)
         self._parts = Parts(on_rollback)
         self.last_good: TrainState | None = None
         self.rate = 0.0
@@ -103,9 +100,7 @@ class Stepper:
         values: dict[str, float] = {}
         if done.is_usable:
             self.rate = self.method.lr_factor(progress) * self.guard.rate * self.user_rate
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * self.rate
-            self.optimizer.step()
+            self.optimizer.step(self.rate)
             self.guard.good(done.loss)
             values = {**done.found, "loss": done.loss}
             if (number + 1) % STEPS_PER_LOOK == 0:
@@ -135,7 +130,7 @@ class Stepper:
     def capture(self) -> TrainState:
         """Copy the state between two steps."""
         trainer = {
-            **with_prefix("optimizer", optimizer_tensors(self.optimizer, self.groups)),
+            **with_prefix("optimizer", self.optimizer.tensors()),
             **with_prefix("sampler", self.sampler.state_dict()),
             **with_prefix("guard", self.guard.state()),
             "method/n_rays": to_scalar(int(self.method.n_rays)),
@@ -165,8 +160,8 @@ class Stepper:
         if self.last_good is None or self.guard.n_rollbacks >= self._max_rollbacks:
             raise TrainingFailed(
                 f"training failed: {reason}, after {self.guard.n_rollbacks} returns to the last good state. The last "
-                f"good checkpoint is kept. Lower the learning rate (it was {self._peak_rate:g}, at the end "
-                f"{self._peak_rate * self.guard.rate:g}), or look for damaged poses or images."
+                f"good checkpoint is kept. Lower the learning rate (it was {self.optimizer.peak_rate:g}, at the end "
+                f"{self.optimizer.peak_rate * self.guard.rate:g}), or look for damaged poses or images."
             )
         self._has_news = True
         self._restore_weights(self.last_good, Path())
@@ -175,7 +170,7 @@ class Stepper:
 
     def _restore_weights(self, state: TrainState, where: Path) -> None:
         load_weights(self.method, state.weights, where=where)
-        load_optimizer_tensors(self.optimizer, self.groups, below_prefix("optimizer", state.trainer))
+        self.optimizer.load(below_prefix("optimizer", state.trainer))
         self.method.n_rays = int(state.trainer["method/n_rays"])
 
     def _pass(self, rays: Rays, batch: PixelBatch, number: int) -> Pass:
@@ -195,7 +190,8 @@ class Stepper:
         return Pass(loss, found, True, self._gradient_mean.take())
 
     def _forget(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def _look_at_weights(self) -> None:
         """Roll back when they have grown beyond reason; those that are not finite show in the next loss."""

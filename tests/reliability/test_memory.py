@@ -193,9 +193,8 @@ def test_a_picture_that_never_fits_is_one_line() -> None:
 def test_a_rate_far_too_high_ends_with_advice(tmp_path: Path, rate: float) -> None:
     """Losses stay finite, colours being bounded: the weights themselves tell."""
     trainer, progress = tiny_trainer(tmp_path, TrainConfig(max_steps=400))
-    for group in trainer.stepper.optimizer.param_groups:
+    for group in trainer.stepper.optimizer.adam.param_groups:
         group["peak_lr"] = rate
-    trainer.stepper._peak_rate = rate
     with pytest.raises(TrainingFailed, match=rf"Lower the learning rate \(it was {rate:g}, at the end {rate / 8:g}\)"):
         trainer.train()
     assert len(progress.warnings) == 3 and "learning rate now x0.125" in progress.warnings[-1]

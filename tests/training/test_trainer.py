@@ -79,7 +79,7 @@ def test_the_rate_follows_steps_or_seconds_whichever_is_further(tmp_path: Path) 
     trainer.clock.set_train_seconds(40.0)
     assert trainer.progress_now() == pytest.approx(0.8)
     trainer.stepper.step(30, trainer.progress_now())
-    (group,) = trainer.stepper.optimizer.param_groups
+    (group,) = trainer.stepper.optimizer.adam.param_groups
     assert group["lr"] == pytest.approx(1e-2 * 10**-0.8)
 
 
@@ -217,7 +217,7 @@ def test_ruined_weights_are_never_saved(tmp_path: Path) -> None:
 
     def before_step(step: int) -> None:
         if step == 39:
-            trainer.stepper.optimizer.register_step_post_hook(ruin)
+            trainer.stepper.optimizer.adam.register_step_post_hook(ruin)
 
     def ruin(*_: object) -> None:
         with torch.no_grad():

@@ -42,7 +42,7 @@ def test_a_cookie_opens_and_says_who_it_is() -> None:
     "", "nsx-7007=", COOKIE[0].replace("watcher", "owner"), COOKIE[0][:-1] + ("0" if COOKIE[0][-1] != "0" else "1"),
     COOKIE[0].replace("7007", "7008"), Gate(b"t" * 32, 7007).cookie("owner"), COOKIE[0] + "x",
     COOKIE[0].replace("0" * 32, "1" * 32),
-])  # fmt: skip
+], ids=range(8))  # fmt: skip
 def test_no_other_cookie_does(forged: str) -> None:
     assert status(cookies=[forged]) == 401 and GATE.visitor([forged]) is None
 
