@@ -143,9 +143,9 @@ def bench_gnt(progress: Progress | None = None) -> dict[str, Any]:
     bench = _Bench.make()
     quick = torch.bfloat16 if has_fast_half() else torch.float32
     progress.stage("a picture, fused and plain", PAIRS + 1)
-    exact, shown = bench.fused(torch.float32), bench.fused(quick)
-    # Before the plain form has run: what it leaves behind would hold all that the fused one takes.
+    # Before anything else has run: what that leaves behind would hold all that the fused picture takes.
     peak = _peak_mb(lambda: bench.fused(quick))
+    exact, shown = bench.fused(torch.float32), bench.fused(quick)
     plain = bench.plain()
     calls: dict[str, Callable[[], object]] = {
         "fused": lambda: bench.fused(quick), "exact": lambda: bench.fused(torch.float32), "plain": bench.plain,
