@@ -23,6 +23,7 @@ from .gnt_views import choose_sources
 from .protocol import ParamGroup
 
 SEEDS = 1 << 31
+RISING_STEPS, LAST_RATE = 30, 0.05
 
 
 class Gnt(nn.Module):
@@ -89,7 +90,10 @@ class Gnt(nn.Module):
         ]
 
     def lr_factor(self, progress: float) -> float:
-        """Halved every so many steps, whatever the share of the training that is done."""
+        """Halved every so many steps, whatever the share of the training that is done; or see `GntConfig.falls`."""
+        if self.config.falls:
+            fallen = max(0.0, 2 * progress - 1)
+            return min(1.0, (self._step + 1) / RISING_STEPS) * LAST_RATE**fallen
         return float(0.5 ** (self._step // (self.config.halved_every or SEEDS)))
 
     def train_step(self, rays: Rays, batch: PixelBatch, step: int) -> dict[str, Tensor]:
@@ -155,7 +159,7 @@ class Gnt(nn.Module):
         views = views_of(self.model, pictures, photos.source_cameras(chosen))
         seed = int(torch.randint(SEEDS, (1,), generator=generator))
         options = Options(backend=config.backend)
-        if config.dropout > 0:
+        if config.dropout:
             options = Options(self._drop, config.dropout, seed, backend=config.backend)
         near_far = self.depth_range.of(rays.rays_o[0])
         passes = pass_over(
@@ -166,7 +170,7 @@ class Gnt(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         """Zero a share of numbers, in steps of 1/256: one drawn integer decides about eight."""
-        border = round(self.config.dropout * 256)
+        border = round((self.config.dropout or 0.0) * 256)
         draws = torch.randint(-(1 << 63), (1 << 63) - 1, (-(-x.numel() // 8),), generator=self.generator)
         is_kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= border
         return x * is_kept * (256 / (256 - border))

@@ -32,8 +32,9 @@ DRAFT_SAMPLES, DRAFT_VIEWS = 32, 5
 KEPT_MAPS = 64
 """Feature maps of so many pictures are kept; a frame needs about ten."""
 ENOUGH_VIEWS, ENOUGH_SHARE_AROUND = 2, 0.5
-"""A point that fewer sources see is drawn less opaque; around a thing before its background, fewer than this share:
-all sources look at the thing, so that what few of them see is air in front of it. In open scenes it costs 1.5 dB."""
+"""A point that fewer sources see is drawn less opaque; around a thing before its background, fewer than this share,
+and not at all with half of that: all sources look at the thing, so that what few of them see is air in front of it. In
+open scenes it costs 1.5 dB."""
 NEAREST_SHARE, BOX_RADIUS = 0.25, 0.75
 """Of the distance to the scene's centre: where rays begin in an open scene. Of the box: what a bounded scene fills."""
 FAR_AWAY = 2.0
@@ -253,9 +254,9 @@ class GntRenderer:
     def _evaluate(self, rays: Rays, views: SourceViews, near_far: tuple[float, float]) -> RayOutputs:
         passes = pass_over(self.model, views, rays, near_far, self.sampling, self.options, code_scale=self.code_scale)
         depth = (passes.weights * passes.z).sum(-1)
-        share = ENOUGH_SHARE_AROUND if self.depth_range.is_bounded else 0.0
+        share, least = (ENOUGH_SHARE_AROUND, 0.5) if self.depth_range.is_bounded else (0.0, 0.0)
         enough = max(ENOUGH_VIEWS, round(share * len(views)))
-        alpha = confidence(views, rays.rays_o + depth[:, None] * rays.rays_d, enough)
+        alpha = confidence(views, rays.rays_o + depth[:, None] * rays.rays_d, enough, least)
         return RayOutputs(passes.colors[-1].clamp(0, 1) * alpha[:, None], depth * alpha, alpha)
 
     def sources_for(self, origin: Float[Tensor, "3"]) -> SourceViews:
@@ -294,7 +295,8 @@ class GntRenderer:
             )
 
 
-def confidence(views: SourceViews, x: Float[Tensor, "R 3"], enough: int) -> Float[Tensor, " R"]:
-    """1 for points that enough sources see, less for others."""
+def confidence(views: SourceViews, x: Float[Tensor, "R 3"], enough: int, least: float = 0.0) -> Float[Tensor, " R"]:
+    """1 for points that enough sources see, less for others, 0 where it is only `least` times as many."""
     _, is_seen = project(views.projections, views.extents[:, :2], x[:, None])
-    return (is_seen[..., 0].sum(0).float() / min(enough, len(views))).clamp(max=1)
+    n_seen, enough = is_seen[..., 0].sum(0).float(), min(enough, len(views))
+    return ((n_seen - least * enough) / ((1 - least) * enough)).clamp(0, 1)

@@ -14,12 +14,13 @@ from nerfstudio_ext.cameras import Cameras
 from nerfstudio_ext.cli.entry import main
 from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.fields.gnt_weights import Architecture, GntModel, load_gnt, save_gnt
+from nerfstudio_ext.kernels.reference_views import project
 from nerfstudio_ext.lenses import Lens
 from nerfstudio_ext.methods import gnt_views
 from nerfstudio_ext.methods.gnt import Gnt
 from nerfstudio_ext.methods.gnt_config import SHIPPED, GntConfig
 from nerfstudio_ext.methods.gnt_photos import photos_from_tensors, photos_of_scene
-from nerfstudio_ext.methods.gnt_render import DRAFT_SAMPLES, DRAFT_VIEWS, views_of
+from nerfstudio_ext.methods.gnt_render import DRAFT_SAMPLES, DRAFT_VIEWS, confidence, views_of
 from nerfstudio_ext.methods.marked import Marked, MarkedConfig, marked_over
 from nerfstudio_ext.methods.protocol import NeedsPhotos
 from nerfstudio_ext.rays import Rays
@@ -198,6 +199,16 @@ def test_lens_distortion_is_taken_out_of_the_sources():
         assert float((a[inner].float() - b[inner].float()).abs().mean()) < 4
 
 
+def test_around_a_thing_what_few_sources_see_is_air():
+    gnt, scene = make_gnt()
+    views = gnt.renderer().sources_for(scene.meta.training_cameras()[0].c2w[:, 3].float())
+    x = torch.rand(4000, 3, generator=torch.Generator().manual_seed(3)) * 6 - 3
+    n_seen = project(views.projections, views.extents[:, :2], x[:, None])[1][..., 0].sum(0)
+    assert len(set(n_seen.tolist())) == 5, "0 to 4 sources"
+    plain, strict = confidence(views, x, 4), confidence(views, x, 4, 0.5)
+    assert torch.allclose(plain, n_seen / 4) and torch.allclose(strict, (n_seen / 2 - 1).clamp(0, 1))
+
+
 def test_a_target_far_outside_is_said_and_shown(caplog: pytest.LogCaptureFixture):
     gnt, scene = make_gnt()
     camera = scene.meta.training_cameras()[2]
@@ -285,7 +296,9 @@ def test_the_shipped_weights_are_the_beginning_unless_asked_otherwise(tmp_path: 
     gnt = methods.build(GntConfig(n_views=4), make_meta(12, 32), seed=1)
     for name, tensor in shipped.state_dict().items():
         assert torch.equal(tensor, gnt.model.state_dict()[name]), name
-    assert default.lr == 1e-5 and GntConfig(from_scratch=True).settled().lr == 5e-4
+    assert (default.lr, default.dropout, default.falls) == (2e-4, 0.0, True)
+    anew = GntConfig(from_scratch=True).settled()
+    assert (anew.lr, anew.dropout, anew.falls) == (5e-4, 0.1, False)
     assert GntConfig(from_scratch=True).settled().feature_blocks == (3, 4, 6)
     assert GntConfig(depth=3).settled().width == 64, "official sizes where one is given"
     with pytest.raises(UserError, match="--from-scratch"):
@@ -305,6 +318,20 @@ def test_a_marked_run_keeps_the_photos_it_looks_at(tmp_path: Path):
     assert torch.equal(opened.render_rays(rays).rgb, gnt.render_rays(rays).rgb), "without a mark nothing changes"
     ngp = methods.build(methods.NgpConfig(n_levels=2, log2_table=8), scene.meta)
     assert not isinstance(marked_over(config, ngp, 1.0), NeedsPhotos), "others still open without photos"
+
+
+def test_the_rate_of_written_weights_rises_and_falls():
+    gnt, scene = make_gnt(dataclasses.replace(TINY, falls=True))
+    batches = gnt.batches(scene, 5)
+
+    def factor(step: int, progress: float) -> float:
+        batch = batches.next(gnt.n_rays)
+        gnt.train_step(batches.rays(batch), batch, step)
+        return gnt.lr_factor(progress)
+
+    rising = [factor(step, 0.1) for step in (0, 14, 29, 400)]
+    assert rising == pytest.approx([1 / 30, 0.5, 1.0, 1.0])
+    assert [factor(500, share) for share in (0.5, 0.75, 1.0)] == pytest.approx([1.0, 0.05**0.5, 0.05])
 
 
 def test_the_rate_halves_by_steps():
