@@ -18,6 +18,8 @@ from .images import IMAGE_SUFFIXES
 
 POSE_TOLERANCE = 0.05
 """Deviation of an axis length from 1 that still counts as noise: COLMAP writes 1e-7, hand-made files 1e-2."""
+MAX_POSITION = 1e12
+"""Coordinates beyond are damaged: metres from the centre of the earth reach 1e7."""
 ROTATION_NOISE = 1e-9
 """Deviation above which a rotation is made orthonormal; float64 rounding lies at 1e-15."""
 
@@ -196,13 +198,17 @@ def check_pose(matrix: np.ndarray, where: str) -> Float[Tensor, "3 4"]:
     """A camera-to-world pose [3,4] or [4,4] with a proper, orthonormal rotation; slight noise is removed.
 
     Raises:
-        UserError: if it is not finite, its last row is wrong, it is zero, mirrored, or no rotation. Names `where`.
+        UserError: if it is not finite, absurdly far away, its last row is wrong, it is zero, mirrored, or no rotation.
+            Names `where`.
     """
     fix = "Write the poses again, or delete the frame"
     if matrix.shape not in ((3, 4), (4, 4)):
         raise UserError(f"expected 3x4 or 4x4 numbers, found {'x'.join(map(str, matrix.shape))}", where=where, fix=fix)
     if not np.isfinite(matrix).all():
         raise UserError("the pose is not finite", where=where, fix=fix)
+    farthest = np.abs(matrix[:3, 3]).max()
+    if farthest > MAX_POSITION:
+        raise UserError(f"the position is {farthest:.3g} units from the origin", where=where, fix=fix)
     if len(matrix) == 4 and np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-4:
         hint = "transposed: " if np.abs(matrix[:3, 3]).max() < 1e-4 and abs(matrix[3, 3] - 1) < 1e-4 else ""
         row = ", ".join(f"{v:.6g}" for v in matrix[3])
