@@ -91,7 +91,7 @@ def _exposure_ev(details: dict[int, object]) -> float | None:
     sensitivity = _number(iso[0] if isinstance(iso, tuple) and iso else iso) or 100.0
     if not seconds or not f_number:
         return None
-    return math.log2(seconds * sensitivity / f_number**2)
+    return math.log2(seconds) + math.log2(sensitivity) - 2 * math.log2(f_number)  # a damaged number may be 1e-200
 
 
 def _number(value: object) -> float | None:
