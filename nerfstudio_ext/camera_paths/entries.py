@@ -46,8 +46,8 @@ def integer(value: object, where: str) -> int:
 def fov_deg(value: object, where: str) -> float:
     """The value as a field of view in degrees."""
     fov = as_number(value, where)
-    if not 0 < fov < 180:
-        raise UserError(f"a field of view of {fov:g} degrees", where=where, fix="Write more than 0 and less than 180")
+    if not 1e-3 <= fov < 180:
+        raise UserError(f"a field of view of {fov:g} degrees", where=where, fix="Write 0.001 to 179")
     return fov
 
 

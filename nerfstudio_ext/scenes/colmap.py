@@ -160,6 +160,8 @@ def _camera_to_world(image: RawImage, where: str) -> Float[np.ndarray, "3 4"]:
     length = math.hypot(*image.quaternion)
     if not 0.5 < length < 2:
         raise UserError(f"the quaternion has length {length:g}, expected 1", where=where, fix="Export the model again")
+    if not np.isfinite(image.translation).all():
+        raise UserError("the pose is not finite", where=where, fix="Export the model again")
     w, x, y, z = quaternion / length
     rotation = np.array(
         [

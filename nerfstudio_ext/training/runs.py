@@ -30,6 +30,7 @@ from .photos import read_photos
 from .run_ending import FILE as ENDED
 from .run_ending import Ending, ending_of
 from .run_lock import RunLock
+from .train_state import damaged_random_state
 
 logger = logging.getLogger(__name__)
 _MAX_CONFIG_BYTES = 4 << 20
@@ -269,7 +270,8 @@ def load_weights(method: Method, weights: dict[str, torch.Tensor], *, where: Pat
     extra = sorted(weights.keys() - expected.keys())
     if extra:
         raise UserError(f"tensor '{extra[0]}' is unknown", where=where, fix="It was made by another version or method")
-    method.load_state_dict(weights)
+    with damaged_random_state(where):
+        method.load_state_dict(weights)
 
 
 def find_run(path: Path) -> Path:

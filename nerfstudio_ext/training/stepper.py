@@ -24,6 +24,7 @@ from .train_state import (
     TrainState,
     below_prefix,
     copied,
+    damaged_random_state,
     to_scalar,
     with_prefix,
 )
@@ -148,7 +149,8 @@ class Stepper:
         self._restore_weights(state, where)
         if "method/n_parts" in state.trainer:
             self._parts.n = int(state.trainer["method/n_parts"])
-        self.sampler.load_state_dict(below_prefix("sampler", state.trainer))
+        with damaged_random_state(where):
+            self.sampler.load_state_dict(below_prefix("sampler", state.trainer))
         self.guard.load_state(below_prefix("guard", state.trainer))
 
     def roll_back(self, reason: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,17 @@ def with_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def below_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of `with_prefix`, under their own names again."""
     return {name.removeprefix(f"{prefix}/"): value for name, value in state.items() if name.startswith(f"{prefix}/")}
+
+
+@contextmanager
+def damaged_random_state(where: Path) -> Iterator[None]:
+    """Say in one line that torch refuses the state of a random generator, whose type and size are right."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "state" not in str(error):
+            raise
+        raise UserError(f"damaged ({error})", where=where, fix="Use another checkpoint: --checkpoint STEP") from error
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nerfstudio_ext import kernels, methods
+from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.methods.ngp import NgpConfig
 from nerfstudio_ext.scenes.images import ImageStore
 from nerfstudio_ext.scenes.model import Scene
@@ -104,3 +105,19 @@ def test_resumed_equals_uninterrupted_at_three_points(tmp_path: Path) -> None:
         frames = (opened.renderer().render(camera), whole.method.render_rays(camera.rays()))
         assert torch.isfinite(frames[0].rgb).all()
         assert torch.equal(opened.method.render_rays(camera.rays()).rgb, frames[1].rgb)
+
+
+def test_a_damaged_random_state_is_said_in_one_line(tmp_path: Path) -> None:
+    """Right in type and size, so that only torch can tell; of the method and of the batches."""
+    scene = ball_scene()
+    with Run.create(tmp_path, CONFIG, scene.meta) as run:
+        stepper = trainer_for(scene, run, seed=5).stepper
+    state = stepper.capture()
+    for part, name in ((state.weights, "generator"), (state.trainer, "sampler/generator")):
+        whole = part[name].clone()
+        part[name].fill_(255)
+        with pytest.raises(UserError, match="damaged .*--checkpoint STEP") as caught:
+            stepper.restore(state, where=tmp_path)
+        assert "\n" not in caught.value.line
+        part[name] = whole
+    stepper.restore(state, where=tmp_path)
