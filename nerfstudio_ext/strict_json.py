@@ -158,7 +158,8 @@ def _tokens_with_places(text: str) -> Iterator[tuple[str, int, str, bool]]:
         token, is_duplicate = match.group(), False
         top = stack[-1] if stack else None
         if token in "}]":
-            stack.pop()
+            if top is not None:  # what follows the text that was accepted may close more than was opened
+                stack.pop()
             continue
         if token == "," and top is not None:
             top[3] = top[0]
