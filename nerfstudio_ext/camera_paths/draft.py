@@ -239,8 +239,13 @@ def _fov_y_deg(camera: Camera) -> float | None:
 
 
 def _number(value: object, default: float) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number and value else default  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return default
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return default
+    return number if math.isfinite(number) and number else default
 
 
 def _check_fov(fov_y_deg: float) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
+from ..errors import UserError
 from ..fields.hash_field import HashField
 from ..fields.occupancy import OccupancyGrid
 from ..kernels import GridLayout, Marching, StepOptions
@@ -26,6 +27,11 @@ RAYS_PER_CALL = 2048
 """Some 5 ms of work on two cores: a new camera interrupts a picture between two calls."""
 CUDA_RAYS_PER_CALL = 1 << 22
 """Whole pictures: a new camera interrupts the kernel itself."""
+
+_COUNTS = (
+    "n_levels", "log2_table", "base_resolution", "finest_resolution", "hidden", "color_hidden", "grid_size",
+    "steps_per_unit", "samples_per_batch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,12 @@ class NgpConfig:
     """Kernel back end: auto, reference, cpu or cuda."""
     deterministic: bool = False
     """Bit-equal training on CUDA devices too, at some cost; on the CPU it always is."""
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{getattr(self, name)} is below 1", where=flag, fix="Choose a larger value")
 
     def for_device(self, device: torch.device) -> NgpConfig:
         """These settings with those at their default, which suits two CPU cores, chosen for a device instead."""

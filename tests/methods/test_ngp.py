@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nerfstudio_ext import kernels
+from nerfstudio_ext.errors import UserError
 from nerfstudio_ext.methods.ngp import Ngp, NgpConfig
 
 from .ball_scene import BallSampler, look, make_meta
@@ -112,3 +113,10 @@ def test_an_unbounded_scene_gets_cascades_and_growing_steps():
     assert method.occupancy.n_cascades == 4
     assert method.marching.cone_angle > 0
     assert method.options.near_fade > 0
+
+
+@pytest.mark.parametrize("name", ["n_levels", "grid_size", "steps_per_unit", "samples_per_batch"])
+def test_sizes_below_one_are_refused(name: str):
+    with pytest.raises(UserError, match="0 is below 1") as caught:
+        dataclasses.replace(CONFIG, **{name: 0})
+    assert f"--{name.replace('_', '-')}" in caught.value.line
