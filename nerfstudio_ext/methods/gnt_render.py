@@ -32,9 +32,9 @@ DRAFT_SAMPLES, DRAFT_VIEWS = 32, 5
 KEPT_MAPS = 64
 """Feature maps of so many pictures are kept; a frame needs about ten."""
 ENOUGH_VIEWS, ENOUGH_SHARE_AROUND = 2, 0.5
-"""A point that fewer sources see is drawn less opaque; around a thing before its background, fewer than this share,
-and not at all with half of that: all sources look at the thing, so that what few of them see is air in front of it. In
-open scenes it costs 1.5 dB."""
+"""A point that fewer sources see is drawn less opaque; around a thing that is cut out of its photos, fewer than this
+share, and not at all with half of that: all sources look at the thing, so that what few of them see is air in front of
+it. In open scenes it costs 1.5 dB, and where the background is in the photos it tears holes into it."""
 NEAREST_SHARE, BOX_RADIUS = 0.25, 0.75
 """Of the distance to the scene's centre: where rays begin in an open scene. Of the box: what a bounded scene fills."""
 FAR_AWAY = 2.0
@@ -70,7 +70,7 @@ class Passes:
 
 
 class DepthRange:
-    """Where on a ray the scene can be, from where the ray starts.
+    """Where on a ray the scene can be, from where the ray starts, and whether there is nothing else in the photos.
 
     With sparse points it is their distances; a bounded scene lies in a ball; an open one begins at a quarter of the
     distance to its centre.
@@ -82,6 +82,7 @@ class DepthRange:
     def __init__(self, meta: SceneMeta) -> None:
         frame = meta.frame
         self.aabb_scale = frame.aabb_scale
+        self.has_cut_out = self.is_bounded and meta.has_alpha
         self.points: Tensor | None = None
         if meta.points is not None and len(meta.points) >= 100:
             points = torch.from_numpy(meta.points).double()
@@ -254,7 +255,7 @@ class GntRenderer:
     def _evaluate(self, rays: Rays, views: SourceViews, near_far: tuple[float, float]) -> RayOutputs:
         passes = pass_over(self.model, views, rays, near_far, self.sampling, self.options, code_scale=self.code_scale)
         depth = (passes.weights * passes.z).sum(-1)
-        share, least = (ENOUGH_SHARE_AROUND, 0.5) if self.depth_range.is_bounded else (0.0, 0.0)
+        share, least = (ENOUGH_SHARE_AROUND, 0.5) if self.depth_range.has_cut_out else (0.0, 0.0)
         enough = max(ENOUGH_VIEWS, round(share * len(views)))
         alpha = confidence(views, rays.rays_o + depth[:, None] * rays.rays_d, enough, least)
         return RayOutputs(passes.colors[-1].clamp(0, 1) * alpha[:, None], depth * alpha, alpha)

@@ -20,7 +20,7 @@ from nerfstudio_ext.methods import gnt_views
 from nerfstudio_ext.methods.gnt import Gnt
 from nerfstudio_ext.methods.gnt_config import SHIPPED, GntConfig
 from nerfstudio_ext.methods.gnt_photos import photos_from_tensors, photos_of_scene
-from nerfstudio_ext.methods.gnt_render import DRAFT_SAMPLES, DRAFT_VIEWS, confidence, views_of
+from nerfstudio_ext.methods.gnt_render import DRAFT_SAMPLES, DRAFT_VIEWS, DepthRange, confidence, views_of
 from nerfstudio_ext.methods.marked import Marked, MarkedConfig, marked_over
 from nerfstudio_ext.methods.protocol import NeedsPhotos
 from nerfstudio_ext.rays import Rays
@@ -207,6 +207,17 @@ def test_around_a_thing_what_few_sources_see_is_air():
     assert len(set(n_seen.tolist())) == 5, "0 to 4 sources"
     plain, strict = confidence(views, x, 4), confidence(views, x, 4, 0.5)
     assert torch.allclose(plain, n_seen / 4) and torch.allclose(strict, (n_seen / 2 - 1).clamp(0, 1))
+
+
+def test_a_background_in_the_photos_gets_no_holes():
+    gnt, scene = make_gnt()
+    rays = scene.meta.training_cameras()[2].rays()
+    for has_alpha in (True, False):
+        assert DepthRange(dataclasses.replace(scene.meta, has_alpha=has_alpha)).has_cut_out is has_alpha
+    shown = {}
+    for gnt.depth_range.has_cut_out in (True, False):
+        shown[gnt.depth_range.has_cut_out] = gnt.renderer()(rays).alpha
+    assert bool((shown[True] <= shown[False]).all()) and float(shown[True].sum()) < float(shown[False].sum())
 
 
 def test_a_target_far_outside_is_said_and_shown(caplog: pytest.LogCaptureFixture):
