@@ -20,9 +20,6 @@ SHIPPED = Path(__file__).with_name("gnt_small.safetensors")
 LR, LR_FEATURES, HALVED_EVERY = 5e-4, 1e-3, 50_000
 FINE_LR, FINE_LR_FEATURES, FINE_HALVED_EVERY = 2e-4, 5e-4, 20_000
 """The official settings from scratch, and for going on from trained weights."""
-SHIPPED_LR = 2e-4
-"""Of the transformer of gnt-small, which is written rather than learned: in two minutes on Lego 1.7 dB; 0.8 with a
-tenth of it, and with three times as much it unlearns first."""
 DROPOUT = 0.1
 """The official share. Written weights cannot do without any of their numbers: theirs is 0."""
 
@@ -65,8 +62,7 @@ class GntConfig:
     dropout: float | None = None
     """Share of numbers that training drops; by default 0.1, or none when gnt-small goes on."""
     lr: float | None = None
-    """Learning rate of the transformer; by default 5e-4, 2e-4 when trained weights go on, or 1e-4 when gnt-small
-    does."""
+    """Learning rate of the transformer; by default 5e-4, or 2e-4 when trained weights go on."""
     lr_features: float | None = None
     """Learning rate of the feature network; by default 1e-3, or 5e-4 when trained weights go on."""
     halved_every: int | None = None
@@ -117,10 +113,9 @@ class GntConfig:
             sizes = self._checked(model.architecture)
         has_weights = self._beginning is not None
         is_shipped = self._beginning == SHIPPED
-        fine_lr = SHIPPED_LR if is_shipped else FINE_LR
         dropout = 0.0 if is_shipped else DROPOUT
         lr, lr_features, halved = (
-            (fine_lr, FINE_LR_FEATURES, FINE_HALVED_EVERY) if has_weights else (LR, LR_FEATURES, HALVED_EVERY)
+            (FINE_LR, FINE_LR_FEATURES, FINE_HALVED_EVERY) if has_weights else (LR, LR_FEATURES, HALVED_EVERY)
         )
         units: Literal["training", "source"] = "source" if notes.get("code_scale") == "source units" else "training"
         return dataclasses.replace(
