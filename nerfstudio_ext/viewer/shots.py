@@ -75,8 +75,7 @@ def take(
         Cancelled: when `cancel` was set.
     """
     if is_moving:
-        drafts = ((name, s.drafted() if isinstance(s, RayRenderer) else s) for name, s in sources.items())
-        sources = dict(drafts)
+        sources = {name: s.drafted() if isinstance(s, RayRenderer) else s for name, s in sources.items()}
     look, canvas = view.look, view.size(long_side)
     camera = view.camera(long_side) if look.pose is None else fitted(look.pose.camera, *canvas)
     compare = look.compare
