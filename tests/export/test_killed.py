@@ -55,9 +55,10 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(tmp_path: Path, suffix:
 
 @needs_fork
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_killed_sixty_times(tmp_path: Path, suffix: str) -> None:
-    assert check_killed(tmp_path, suffix, kills=60, frames=240, seed=1)[0] >= 20
+@pytest.mark.parametrize("suffix", ["", ".mp4", ".gif"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_sixty_times(tmp_path: Path, suffix: str, seed: int) -> None:
+    assert check_killed(tmp_path, suffix, kills=60, frames=240, seed=seed)[0] >= 20
 
 
 @pytest.mark.parametrize("target", ["frames", "film.mp4"])
